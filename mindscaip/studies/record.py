@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import atomic_masses
+
+from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
+
+
+def standard_masses(numbers: np.ndarray) -> np.ndarray:
+    """Standard atomic masses (ASE's table) in amu, float64 ``[N]``: every engine's NVE uses these."""
+    return np.asarray(atomic_masses[np.asarray(numbers, dtype=np.int64)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,34 @@ class NVERecord:
         for name in ("time_fs", "potential_eV", "kinetic_eV", "total_eV", "positions", "velocities", "temperature"):
             if len(getattr(self, name)) != frames:
                 raise ValueError(f"{name} has {len(getattr(self, name))} frames, step has {frames}")
+
+    @classmethod
+    def from_frames(
+        cls,
+        engine: str,
+        step: np.ndarray,
+        timestep_fs: float,
+        potential_eV: np.ndarray,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        masses: np.ndarray,
+    ) -> NVERecord:
+        """Complete a record: kinetic energy and temperature follow from ``velocities`` and ``masses`` (amu ``[N]``)."""
+        step = np.asarray(step, dtype=np.int64)
+        potential_eV = np.asarray(potential_eV, dtype=np.float64)
+        velocities = np.asarray(velocities, dtype=np.float64)
+        kinetic = 0.5 * AMU_ANGSTROM2_PER_FS2_TO_EV * np.einsum("n,tnc,tnc->t", masses, velocities, velocities)
+        return cls(
+            engine=engine,
+            step=step,
+            time_fs=step * float(timestep_fs),
+            potential_eV=potential_eV,
+            kinetic_eV=kinetic,
+            total_eV=potential_eV + kinetic,
+            positions=np.asarray(positions, dtype=np.float64),
+            velocities=velocities,
+            temperature=2.0 * kinetic / (3.0 * velocities.shape[1] * KELVIN_TO_EV),
+        )
 
     @property
     def num_atoms(self) -> int:
