@@ -33,20 +33,20 @@ def embed_smiles(smiles: str, seed: int = 0) -> Structure:
     molecule = molecule_from_smiles(smiles)
     if seed < 0:
         raise MindscaipError(f"seed {seed} is negative; give 0 or larger")
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     if molecule.GetNumAtoms() > 1:
-        parameters = AllChem.ETKDGv3()
+        parameters: Any = rdDistGeom.ETKDGv3()
         parameters.randomSeed = seed
-        if AllChem.EmbedMolecule(molecule, parameters) != 0:
+        if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
             # Random starting coordinates help with crowded cages, at the price of some speed.
             parameters.useRandomCoords = True
-            if AllChem.EmbedMolecule(molecule, parameters) != 0:
+            if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
                 raise MindscaipError(f"RDKit finds no geometry for SMILES {smiles!r}; give a structure file instead")
-        if AllChem.MMFFHasAllMoleculeParams(molecule):
-            AllChem.MMFFOptimizeMolecule(molecule, maxIters=MAX_FORCE_FIELD_STEPS)
-        elif AllChem.UFFHasAllMoleculeParams(molecule):
-            AllChem.UFFOptimizeMolecule(molecule, maxIters=MAX_FORCE_FIELD_STEPS)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+            rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=MAX_FORCE_FIELD_STEPS)
+        elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
+            rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=MAX_FORCE_FIELD_STEPS)
         positions = np.asarray(molecule.GetConformer().GetPositions(), dtype=np.float64)
     else:
         positions = np.zeros((1, 3))
@@ -74,10 +74,9 @@ def molecule_from_smiles(smiles: str) -> Any:
     molecule = Chem.AddHs(molecule)
     if molecule.GetNumAtoms() == 0:
         raise MindscaipError("an empty SMILES was given; give a molecule such as 'CCO'")
-    if len(Chem.GetMolFrags(molecule)) > 1:
-        raise MindscaipError(
-            f"SMILES {smiles!r} holds {len(Chem.GetMolFrags(molecule))} molecules; give them one by one"
-        )
+    pieces = len(Chem.GetMolFrags(molecule))
+    if pieces > 1:
+        raise MindscaipError(f"SMILES {smiles!r} holds {pieces} molecules; give them one by one")
     charge = Chem.GetFormalCharge(molecule)
     if charge != 0:
         raise MindscaipError(f"SMILES {smiles!r} has charge {charge:+d}; only neutral molecules can be labelled")
