@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,9 +33,13 @@ class MindscaipCalculator(Calculator):
             a position is not finite, two atoms coincide or a result is not finite.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
-    # The model is not a parameter that ASE should compare, print or write.
-    default_parameters: ClassVar[dict[str, Any]] = {}
+    implemented_properties = [  # noqa: RUF012  (the base class fixes how it is declared)
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
 
     def __init__(self, model: str | os.PathLike | ExportedModel, device: str | torch.device = "cpu") -> None:
         super().__init__()
@@ -77,9 +80,7 @@ class MindscaipCalculator(Calculator):
         if prediction.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress)
         elif "stress" in properties:
-            reason = (
-                "a direct-force model has no stress" if not self.contract.conservative else f"pbc is {structure.pbc}"
-            )
+            reason = f"pbc is {structure.pbc.tolist()}" if self.contract.conservative else "forces are a direct output"
             raise PropertyNotImplementedError(
                 f"stress needs three periodic directions and a conservative model: {reason}"
             )

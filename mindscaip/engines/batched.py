@@ -29,8 +29,10 @@ class Prediction:
     Attributes:
         energy: total energy in eV (sum of ``atom_energies`` in float64).
         forces: eV/A, float64 ``[N, 3]``.
-        stress: eV/A^3 in ASE's sign, float64 ``[3, 3]``; None unless periodic along all three lattice vectors.
-        virial: ``W = -sum_e r_e (x) g_e`` in eV, float64 ``[3, 3]``; None where forces are a direct output.
+        stress: derivative of the energy with respect to a symmetric strain, over the volume: eV/A^3 in ASE's sign,
+            float64 ``[3, 3]``, symmetric; None unless periodic along all three lattice vectors and conservative.
+        virial: ``W = -sum_e r_e (x) g_e`` in eV, float64 ``[3, 3]``; its antisymmetric part is the torque by which the
+            energy depends on the orientation. None where forces are a direct output.
         atom_energies: eV, float64 ``[N]``.
     """
 
@@ -110,21 +112,23 @@ def _evaluate_batch(exported: ExportedModel, batch: Sequence[Structure], first: 
     except RuntimeError as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise MindscaipError(
-                f"{len(numbers)} atoms with {len(owner)} edges do not fit into memory; lower the batch size ({len(batch)})"
+                f"{len(numbers)} atoms with {len(owner)} edges do not fit into memory; "
+                f"lower the batch size, which is {len(batch)}"
             ) from None
         raise MindscaipError(
             f"{exported.path}: the model failed on {len(numbers)} atoms: {first_line(error)}"
         ) from None
 
     gradients = gradients.to(torch.float64)
-    virials = stresses = None
+    virials: np.ndarray | None = None
+    stresses: np.ndarray | None = None
     if contract.conservative:
         forces = forces_from_edge_gradients(gradients, edge_index, len(numbers))
         owners = torch.from_numpy(owner).to(device)
-        virials = virials_from_edge_gradients(gradients, edge_vectors, owners, len(batch))
+        strain = virials_from_edge_gradients(gradients, edge_vectors, owners, len(batch))
         volumes = torch.tensor([abs(np.linalg.det(s.full_cell())) for s in batch], dtype=torch.float64, device=device)
-        stresses = stress_from_virial(virials, volumes).cpu().numpy()
-        virials = virials.cpu().numpy()
+        stresses = stress_from_virial(0.5 * (strain + strain.transpose(1, 2)), volumes).cpu().numpy()
+        virials = strain.cpu().numpy()
     else:
         forces = direct.to(torch.float64)
 

@@ -2,10 +2,10 @@
 
 The list is that of :mod:`mindscaip.graph.neighbors`: full, once per image, ``edge_index[0] = i`` the centre,
 ``edge_index[1] = j`` the neighbour, ``edge_vectors[e] = r_j - r_i + S @ cell``. Everything is computed in float64,
-whatever the precision of the positions, and nothing is differentiated: a model differentiates with respect to the edges.
+whatever the precision of the positions, and nothing is differentiated: models differentiate with respect to the edges.
 """
 
-from typing import Final, Optional, Tuple  # noqa: UP035  (TorchScript reads these annotations)
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ DENSE_PAIRS: Final = 2_000_000
 """Up to so many distances all pairs are computed at once; beyond, atoms are sorted into bins of one cutoff a side."""
 
 
-def _images(positions: Tensor, cell: Tensor, cutoff: float) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+def _images(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Wrap atoms into the cell and make every copy that can lie within ``cutoff`` (A) of a wrapped atom.
 
     Returns:
@@ -33,9 +33,10 @@ def _images(positions: Tensor, cell: Tensor, cutoff: float) -> Tuple[Tensor, Ten
     # So many copies of atoms mean a collapsed cell, not a structure.
     if float(2 * n0 + 1) * float(2 * n1 + 1) * float(2 * n2 + 1) * float(positions.size(0)) > 5.0e7:
         raise RuntimeError("mindscaip: the periodic cell has collapsed (too many images within the cutoff)")
-    options = torch.arange(-max(n0, n1, n2), max(n0, n1, n2) + 1, device=cell.device)
     shifts = torch.cartesian_prod(
-        options[options.abs() <= n0], options[options.abs() <= n1], options[options.abs() <= n2]
+        torch.arange(-n0, n0 + 1, device=cell.device),
+        torch.arange(-n1, n1 + 1, device=cell.device),
+        torch.arange(-n2, n2 + 1, device=cell.device),
     )
     copies = fractions.unsqueeze(0) + shifts.to(fractions.dtype).unsqueeze(1)
     # A copy further than the cutoff beyond the outermost atoms along any lattice plane meets none of them.
@@ -54,7 +55,7 @@ def _within(centers: Tensor, points: Tensor, i: Tensor, g: Tensor, cutoff: float
     return (d * d).sum(1) < cutoff * cutoff
 
 
-def _dense_pairs(centers: Tensor, points: Tensor, cutoff: float, strip: int) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+def _dense_pairs(centers: Tensor, points: Tensor, cutoff: float, strip: int) -> tuple[Tensor, Tensor]:
     """Pairs closer than ``cutoff`` by all distances, about ``strip`` of them at a time to bound the memory."""
     i = torch.jit.annotate(list[Tensor], [])
     g = torch.jit.annotate(list[Tensor], [])
@@ -67,7 +68,7 @@ def _dense_pairs(centers: Tensor, points: Tensor, cutoff: float, strip: int) -> 
     return torch.cat(i), torch.cat(g)
 
 
-def _binned_pairs(centers: Tensor, points: Tensor, cutoff: float) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+def _binned_pairs(centers: Tensor, points: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Pairs closer than ``cutoff`` through bins of one cutoff a side: linear in the number of atoms.
 
     Points are sorted by bin, with z fastest, so that three bins along z are one contiguous run: nine runs per centre
@@ -99,10 +100,10 @@ def _binned_pairs(centers: Tensor, points: Tensor, cutoff: float) -> Tuple[Tenso
 
 def neighbor_edges(
     positions: Tensor,
-    cell: Optional[Tensor],  # noqa: UP045
+    cell: Tensor | None,
     cutoff: float,
     dense_pairs: int = DENSE_PAIRS,
-) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+) -> tuple[Tensor, Tensor]:
     """All edges shorter than ``cutoff``: non-periodic, or periodic in all three directions of any cell.
 
     Args:
