@@ -1,0 +1,194 @@
+"""Typed configuration: a YAML file, presets and ``key=value`` overrides, with unknown keys refused by name.
+
+Every key is documented here, once; ``mindscaip train --help`` points to this list.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mindscaip.errors import MindscaipError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GraphConfig(_Section):
+    """Which neighbours an atom sees, and with what weight (paper, Section 4.2)."""
+
+    kind: Literal["diffknn", "knn"] = Field("diffknn", description="differentiable kNN, or the hard kNN of the ablation")
+    ranking: Literal["source", "mutual"] = Field("source", description="rank in source windows, or in both windows")
+    rank_function: Literal["bump", "sigmoid"] = Field("bump", description="soft step of Eq. 6; only the bump is exact")
+    k: int = Field(30, ge=1, description="number of neighbours of Eq. 7")
+    cutoff: float = Field(6.0, gt=0, description="r_c of Eq. 8, A")
+    d0: float = Field(0.2, gt=0, description="width of the soft step of Eq. 6, A")
+    beta: float = Field(10.0, gt=0, description="sharpness of the log-sum-exp of Eq. 8")
+
+
+class ModelConfig(_Section):
+    """The backbone (paper, Section 4 and Table 7)."""
+
+    graph: GraphConfig = GraphConfig()
+    embed_dim: int = Field(128, ge=1, description="width D of a token")
+    num_layers: int = Field(8, ge=1)
+    num_heads: int = Field(8, ge=1)
+    hidden_factor: int = Field(2, ge=1, description="edge feed-forward: D -> factor * D -> D")
+    atom_hidden_factor: int = Field(8, ge=1, description="the same for the self tokens, which are few")
+    num_radial: int = Field(128, ge=2, description="number of Gaussians on [0, r_c]")
+    gamma: float = Field(1.0, gt=0, description="smearing scale: Gaussian width over spacing")
+    l_max: int = Field(5, ge=0, le=8, description="highest degree of the spherical harmonics")
+    temperature: float = Field(1.0, gt=0, description="attention temperature tau")
+    head: Literal["conservative", "direct"] = Field("conservative", description="forces by gradient, or as an output")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim = {self.embed_dim} is not divisible by num_heads = {self.num_heads}")
+        return self
+
+
+class DataConfig(_Section):
+    """Where the structures come from."""
+
+    train: str = Field("", description="training structures: .h5 store or extended xyz")
+    val: str = Field("", description="validation structures; empty: split off the training file")
+    val_fraction: float = Field(0.05, gt=0, lt=1, description="part of the training file when val is empty")
+    split_by_group: bool = Field(False, description="keep all structures of one group (molecule) on one side")
+    max_train: int | None = Field(None, ge=1, description="use only this many training structures")
+    isolated: str = Field("", description="extended xyz of isolated atoms; empty: those of the store, else least squares")
+    energy_key: str | None = Field(None, description="name of the energy in extended xyz; None: known names")
+    forces_key: str | None = Field(None, description="name of the forces in extended xyz; None: known names")
+
+
+class LossConfig(_Section):
+    """Weights of the loss terms: ``|dE|/N`` per structure (eV/atom), ``||dF||_2`` per atom (eV/A), ``|dS|`` (eV/A^3)."""
+
+    energy: float = Field(1.0, ge=0)
+    forces: float = Field(2.0, ge=0)
+    stress: float = Field(0.0, ge=0, description="needs stress labels")
+
+
+class TrainingConfig(_Section):
+    """The optimisation (paper, Table 7; the learning rate is ours, the paper does not give one)."""
+
+    loss: LossConfig = LossConfig()
+    epochs: int = Field(100, ge=1)
+    max_minutes: float | None = Field(None, gt=0, description="stop after this wall time; the schedule fits itself to it")
+    batch_size: int = Field(16, ge=1, description="structures per step")
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.01, ge=0, le=1, description="floor of the cosine over learning_rate")
+    weight_decay: float = Field(1e-3, ge=0, description="not applied to norms, biases and embeddings")
+    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_factor: float = Field(0.2, ge=0, le=1, description="learning rate at step 0 over learning_rate")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient")
+    rotate: bool = Field(True, description="rotate every training structure at random: how the model learns symmetry")
+    seed: int = 0
+    val_every: int = Field(1, ge=1, description="epochs between validations")
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+
+
+class Config(_Section):
+    """A whole run."""
+
+    run: str = Field("runs/mindscaip", description="folder of checkpoints, curves and record")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    accelerator: Annotated[str, Field(description="cpu, cuda or auto")] = "auto"
+
+
+def preset_names() -> list[str]:
+    """Names of the configurations shipped with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("mindscaip.presets").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The keys that a preset sets.
+
+    Raises:
+        MindscaipError: no such preset; names the nearest one.
+    """
+    if name not in preset_names():
+        raise MindscaipError(
+            f"no preset named {name!r}{did_you_mean(name, preset_names())}; known: {', '.join(preset_names())}"
+        )
+    return yaml.safe_load((resources.files("mindscaip.presets") / f"{name}.yaml").read_text()) or {}
+
+
+def load_config(arguments: list[str]) -> Config:
+    """Build a configuration from YAML files, ``preset=NAME`` and ``dotted.key=value``, later ones winning.
+
+    Raises:
+        MindscaipError: a file is missing or not YAML, a key is unknown, a value has the wrong type or range.
+    """
+    merged: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            _merge(merged, _read_yaml(Path(argument)))
+        elif key == "preset":
+            _merge(merged, load_preset(text))
+        else:
+            try:
+                value = yaml.safe_load(text) if text else ""
+            except yaml.YAMLError:
+                raise MindscaipError(f"{argument}: {text!r} is not a YAML value") from None
+            _merge(merged, _nest(key.split("."), value))
+    return parse_config(merged)
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Check nested keys and values.
+
+    Raises:
+        MindscaipError: names the key, the value, and the nearest known key.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise MindscaipError(_sentence(error)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MindscaipError(f"{path}: no such configuration file (give a YAML file, preset=NAME or key=value)")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MindscaipError(f"{path}: not a YAML file: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise MindscaipError(f"{path}: expected 'key: value' lines, found a {type(values).__name__}")
+    return values
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in first["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown configuration key {where!r}{did_you_mean(str(first['loc'][-1]), section.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"configuration key {where!r} = {first['input']!r}: {message}" if where else message

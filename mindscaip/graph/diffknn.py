@@ -1,0 +1,189 @@
+"""The differentiable k-nearest-neighbour graph (paper, Section 4.2 and Appendix C), in TorchScript.
+
+Ranks, envelope and selection are computed in float64 whatever the model's precision: they are cheap, and they decide
+how smooth the energy surface is. Every width is set by the data, so no edge with a weight above zero is ever dropped.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BUMP_REACH = 4.0
+"""The bump is exactly 0 or 1 beyond ``BUMP_REACH * d0`` (0.8 A for the default ``d0``).
+
+Functions take it as a default argument because TorchScript does not see module constants.
+"""
+
+
+class Graph(NamedTuple):
+    """The edges that carry weight, sorted by centre and, within a source window, by distance.
+
+    Attributes:
+        center: int64 ``[E]``.
+        neighbor: int64 ``[E]``.
+        distance: A, float64 ``[E]``.
+        direction: unit vectors from centre to neighbour, float64 ``[E, 3]``.
+        log_envelope: ``log e_ij`` of Eq. 7, float64 ``[E]``, at most 0.
+    """
+
+    center: Tensor
+    neighbor: Tensor
+    distance: Tensor
+    direction: Tensor
+    log_envelope: Tensor
+
+
+def bump(x: Tensor, reach: float = BUMP_REACH) -> Tensor:
+    """Smooth step with compact transition: Eq. 10 with its sign error corrected and its argument scaled by 1/4.
+
+    ``g(u) = exp(-2/(u+1)) / (exp(-2/(u+1)) + exp(-2/(1-u))) = sigmoid(4u / (1-u^2))`` on (-1, 1); with ``u = x/4`` the
+    slope at 0 is the sigmoid's 1/4. Exactly 0 for ``x <= -4`` and 1 for ``x >= 4``, infinitely differentiable between.
+    """
+    inside = x.abs() < reach
+    y = torch.where(inside, x, torch.zeros_like(x))
+    step = torch.sigmoid(y / (1.0 - (y * (1.0 / reach)) ** 2))
+    return torch.where(inside, step, (x > 0).to(x.dtype))
+
+
+def list_cutoff(cutoff: float, d0: float, reach: float = BUMP_REACH) -> float:
+    """Radius that a neighbour list must reach: ranks of edges within ``cutoff`` feel neighbours up to this far (A)."""
+    return cutoff + reach * d0
+
+
+def window_ranks(
+    window: Tensor,
+    distance: Tensor,
+    num_windows: int,
+    k: int,
+    d0: float,
+    rank_function: str,
+    hard: bool,
+    bump_reach: float = BUMP_REACH,
+) -> Tensor:
+    """Rank of every edge in its window: Eq. 6 (soft) or Eq. 4 (hard).
+
+    ``rank(i, j) = sum_j' s((d_ij - d_ij') / d0)``; the sum contains ``j' = j``, which adds 1/2. With the bump the sum is
+    truncated exactly: beyond ``d_(k) + 4 d0`` (``d_(k)``: the k-th shortest distance of the window) a rank is at least
+    k, so those edges get infinity; the ranks of the rest need only pairs within ``4 d0`` of each other.
+
+    Args:
+        window: the window of each edge (its centre, or its neighbour for target windows), int64 ``[E]``.
+        distance: float64 ``[E]``, A.
+        rank_function: ``bump`` or ``sigmoid`` (not truncated: it has no finite reach).
+        hard: count shorter edges instead.
+
+    Returns:
+        float64 ``[E]``, differentiable with respect to ``distance`` unless ``hard``.
+    """
+    device = distance.device
+    num_edges = distance.size(0)
+    ranks = torch.full_like(distance, float("inf"))
+    if num_edges == 0:
+        return ranks
+    plain = distance.detach()
+    by_distance = torch.argsort(plain)
+    order = by_distance[torch.argsort(window[by_distance], stable=True)]
+    row = window[order]
+    counts = torch.bincount(window, minlength=num_windows)
+    first = torch.cumsum(counts, 0) - counts
+    column = torch.arange(num_edges, device=device) - first[row]
+    width = int(counts.max().item())
+    # Sorted distances, one row per window, padded with infinity.
+    table = torch.full((num_windows, width), float("inf"), dtype=plain.dtype, device=device)
+    table[row, column] = plain[order]
+
+    if hard:
+        shorter = torch.searchsorted(table, table)
+        hard_ranks = torch.zeros_like(plain)
+        hard_ranks[order] = shorter[row, column].to(plain.dtype)
+        return hard_ranks
+
+    reach = bump_reach * d0 if rank_function == "bump" else float("inf")
+    last = table[:, k - 1] + reach if width >= k else torch.full_like(table[:, 0], float("inf"))
+    ranked = plain[order] <= last[row]
+    edge = order[ranked]
+    row = row[ranked]
+    column = column[ranked]
+    if rank_function == "bump":
+        # Pairs farther apart than the reach contribute exactly 0 or 1: count the ones, sum over the rest.
+        begin = torch.searchsorted(table, table - reach, right=True)[row, column]
+        end = torch.searchsorted(table, table + reach)[row, column]
+    else:
+        begin = torch.zeros_like(row)
+        end = counts[row]
+    pairs_per_edge = end - begin
+    pair_edge = torch.repeat_interleave(pairs_per_edge)
+    pair_start = torch.cumsum(pairs_per_edge, 0) - pairs_per_edge
+    offset = torch.arange(pair_edge.size(0), device=device) - pair_start[pair_edge]
+    other = order[(first[row] + begin)[pair_edge] + offset]
+    own_distance = distance[edge]
+    difference = (own_distance[pair_edge] - distance[other]) / d0
+    step = bump(difference) if rank_function == "bump" else torch.sigmoid(difference)
+    soft = begin.to(plain.dtype).index_add(0, pair_edge, step)
+    return ranks.index_put([edge], soft)
+
+
+def build_graph(
+    num_atoms: int,
+    edge_index: Tensor,
+    edge_vectors: Tensor,
+    k: int,
+    cutoff: float,
+    d0: float,
+    beta: float,
+    kind: str,
+    rank_function: str,
+    ranking: str,
+) -> Graph:
+    """Select and weigh edges: Eqs. 4 to 8 and 10.
+
+    ``f = (1/beta) log(exp(beta rank/k) + exp(beta d/r_c))``, ``log e = -f^2 / (1 - f^2)`` for ``f < 1``; edges with
+    ``f >= 1`` are out. With ``ranking = "mutual"`` the rank in the target window joins the same log-sum-exp. ``kind =
+    "knn"`` selects by the hard rank and keeps only the radius in the envelope; it is not differentiable.
+
+    Args:
+        edge_index: int64 ``[2, E]``, every pair up to :func:`list_cutoff`, both directions; longer edges are ignored.
+        edge_vectors: ``[E, 3]``, A; the result is differentiable with respect to them.
+    """
+    vectors = edge_vectors.to(torch.float64)
+    all_distances = torch.linalg.vector_norm(vectors, dim=1)
+    listed = torch.nonzero(all_distances.detach() < list_cutoff(cutoff, d0)).squeeze(1)
+    center = edge_index[0][listed]
+    neighbor = edge_index[1][listed]
+    vectors = vectors[listed]
+    distance = all_distances[listed]
+
+    hard = kind == "knn"
+    radial = beta / cutoff * distance
+    ranks = window_ranks(center, distance, num_atoms, k, d0, rank_function, hard)
+    # Half a rank of slack is never used: ranks of k or more, and infinite ones, are out whatever the radius says.
+    selected = (ranks.detach() < k) & (distance.detach() < cutoff)
+    if ranking == "mutual":
+        target_ranks = window_ranks(neighbor, distance, num_atoms, k, d0, rank_function, hard)
+        selected = selected & (target_ranks.detach() < k)
+    else:
+        target_ranks = ranks
+    kept = torch.nonzero(selected).squeeze(1)
+    exponent = radial[kept]
+    if not hard:
+        exponent = torch.logaddexp(beta / k * ranks[kept], exponent)
+        if ranking == "mutual":
+            exponent = torch.logaddexp(beta / k * target_ranks[kept], exponent)
+    f = exponent / beta
+
+    inside = torch.nonzero(f.detach() < 1.0).squeeze(1)
+    kept = kept[inside]
+    f_squared = f[inside] ** 2
+    log_envelope = -f_squared / (1.0 - f_squared)
+    # Canonical order, so that engines that list edges differently still sum in the same order.
+    by_distance = torch.argsort(distance[kept].detach(), stable=True)
+    order = by_distance[torch.argsort(center[kept][by_distance], stable=True)]
+    kept = kept[order]
+    return Graph(
+        center=center[kept],
+        neighbor=neighbor[kept],
+        distance=distance[kept],
+        direction=vectors[kept] / distance[kept].unsqueeze(1),
+        log_envelope=log_envelope[order],
+    )
