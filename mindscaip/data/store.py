@@ -353,7 +353,7 @@ class StoreWriter:
 
     Every step is a *part*: a small store of its own, written atomically into the folder ``<path>.work`` and named by
     its task and its place in the task. A part is whole or absent, so nothing needs repair after a kill, and what is
-    there need not be done again. :meth:`finish` packs the parts in the order of their names into ``path`` (atomically) and
+    there need not be done again. :meth:`finish` packs the parts in the order of their names into ``path`` and
     removes the folder. Parts may carry a state in their provenance, from which the next part goes on.
 
     One process holds the writer (a lock says so to a second one); :meth:`write_part` may be called in others.
