@@ -109,7 +109,7 @@ def _evaluate_batch(exported: ExportedModel, batch: Sequence[Structure], first: 
     edge_vectors = torch.from_numpy(np.concatenate([edges.vectors for edges in lists])).to(device)
     try:
         energies, gradients, direct = exported.module(numbers, edge_index, edge_vectors)
-    except RuntimeError as error:
+    except (RuntimeError, torch.jit.Error) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise MindscaipError(
                 f"{len(numbers)} atoms with {len(owner)} edges do not fit into memory; "
