@@ -24,15 +24,19 @@ from mindscaip.engines.batched import as_exported, first_line
 from mindscaip.engines.openmm_module import OpenMMPotential
 from mindscaip.errors import MindscaipError
 from mindscaip.studies.record import NVERecord, standard_masses
-from mindscaip.units import ANGSTROM_TO_NM, EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
+from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, ANGSTROM_TO_NM, EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
 if TYPE_CHECKING:
     import openmm
     import openmmtorch
 
-OPENMMTORCH_BUILT_FOR = {"1.5": "2.9"}
-"""Releases of openmmtorch on PyPI and the torch release whose C++ interface each is bound to."""
-WORKING_SET = "'openmm==8.6.1' 'openmmtorch==1.5' 'torch==2.9.1'"
+OPENMMTORCH_BUILT_FOR = {"1.5": {"torch": "2.9", "openmm": "8.5"}}
+"""Releases of openmmtorch on PyPI and the releases of torch and OpenMM whose C++ interfaces each is bound to.
+
+A wrong torch breaks every evaluation. With OpenMM 8.6 openmmtorch 1.5 evaluates, but reading a System from XML crashes
+the process: ``SerializationNode::getStringProperty`` returns a string by value there and a reference in 8.5.
+"""
+WORKING_SET = "'openmm==8.5.2' 'openmmtorch==1.5' 'torch==2.9.1'"
 """What to install together (see ``docs/openmm.md``)."""
 FS_PER_PS = 1000.0
 
@@ -43,6 +47,11 @@ def installed_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def release(version: str) -> str:
+    """``"2.9"`` of ``"2.9.1+cu128"``."""
+    return ".".join(version.split(".")[:2])
 
 
 def import_openmm() -> tuple[Any, Any]:
@@ -58,8 +67,8 @@ def import_openmm() -> tuple[Any, Any]:
             f"OpenMM does not import ({first_line(error)}); install it: pip install {WORKING_SET}"
         ) from None
     version = installed_version("openmmtorch")
-    wanted = OPENMMTORCH_BUILT_FOR.get(version or "")
-    have = ".".join(torch.__version__.split(".")[:2])
+    wanted = OPENMMTORCH_BUILT_FOR.get(version or "", {}).get("torch")
+    have = release(torch.__version__)
     # A mismatched pair may import and crash only at the first evaluation, so the versions are compared first.
     if wanted is not None and have != wanted:
         raise MindscaipError(
@@ -234,6 +243,8 @@ def run_nve(
     velocities = np.asarray(velocities, dtype=np.float64)
     if velocities.shape != structure.positions.shape:
         raise MindscaipError(f"velocities have shape {velocities.shape}, expected {structure.positions.shape}")
+    if not np.isfinite(velocities).all():
+        raise MindscaipError("velocities hold a value that is not finite; give numbers in A/fs")
     if not (timestep > 0 and steps >= 0 and every >= 1):
         raise MindscaipError(
             f"timestep {timestep}, steps {steps}, every {every}: give timestep > 0, steps >= 0, every >= 1"
@@ -244,8 +255,11 @@ def run_nve(
     rotation = np.eye(3)
     masses = standard_masses(structure.numbers)
     system = mm.System()
+    # nm, ps and amu make kJ/mol only to the digits of the constants (1e-10); with this factor kinetic and potential
+    # energies are in one unit to rounding.
+    mass_unit = AMU_ANGSTROM2_PER_FS2_TO_EV * EV_TO_KJ_PER_MOL / (ANGSTROM_TO_NM * FS_PER_PS) ** 2
     for mass in masses:
-        system.addParticle(float(mass))
+        system.addParticle(float(mass * mass_unit))
     if structure.pbc.all():
         box, rotation = openmm_box(structure.cell)
         system.setDefaultPeriodicBoxVectors(*(mm.Vec3(*row) for row in box * ANGSTROM_TO_NM))
@@ -340,9 +354,13 @@ def openmm_errors() -> Iterator[None]:
     except mm.OpenMMException as error:
         text = first_line(error)
         marker = "mindscaip: "
-        raise MindscaipError(
-            text[text.index(marker) + len(marker) :] if marker in text else f"OpenMM: {text}"
-        ) from None
+        if marker in text:
+            text = text[text.index(marker) + len(marker) :]
+        elif "coordinate is NaN" in text:  # OpenMM's own check comes first on some platforms
+            text = "a position is not finite (NaN); the run has blown up"
+        else:
+            text = f"OpenMM: {text}"
+        raise MindscaipError(text) from None
 
 
 def _particles(topology_or_numbers: Any) -> tuple[np.ndarray, bool | None]:
