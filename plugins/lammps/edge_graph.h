@@ -1,0 +1,71 @@
+// From a LAMMPS neighbour list to the graph that the model reads: slots (atoms) and edges within the list radius.
+//
+// Nothing of LAMMPS's classes crosses this header, so the graph is built the same way for any caller.
+
+#ifndef MINDSCAIP_EDGE_GRAPH_H
+#define MINDSCAIP_EDGE_GRAPH_H
+
+#include "backend.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace mindscaip {
+
+// What LAMMPS gives: a full neighbour list, with ghosts beyond the nlocal owned atoms.
+struct NeighborView {
+  int nlocal, nall;                   // owned atoms, owned + ghost atoms
+  int inum;                           // atoms that have a list
+  const int *ilist;                   // their local indices
+  const int *numneigh;                // [nlocal] number of neighbours
+  const int *const *firstneigh;       // [nlocal] neighbours, special-bond bits included
+  int mask;                           // NEIGHMASK: removes those bits
+  const double *const *x;             // [nall][3] positions
+  const int *type;                    // [nall] atom types
+  std::function<int(int)> owner;      // owned atom of which a ghost is an image, or -1
+};
+
+class EdgeGraph {
+ public:
+  enum class Status { OK, NOT_FINITE, COINCIDENT, UNMAPPED, LOST_OWNER };
+
+  // Fill slots and edges. `numbers_of_type[type]` is the atomic number, or 0 for a type mapped to NULL: its atoms are
+  // left out, or refused when `null_is_error`. `to_model` (row-major [9], or nullptr) rotates LAMMPS's frame into the
+  // frame of the model. On failure `first` and `second` hold the local indices of the atoms to blame.
+  Status build(const NeighborView &view, const std::vector<int64_t> &numbers_of_type, double list_cutoff,
+               bool null_is_error, const double *to_model);
+
+  GraphView view() const;
+  int64_t num_atoms() const { return static_cast<int64_t>(slots_.size()); }
+  int64_t num_edges() const { return num_edges_; }
+  int atom_of_slot(int64_t slot) const { return slots_[static_cast<size_t>(slot)]; }
+  int64_t center_slot(int64_t edge) const { return index_[static_cast<size_t>(edge)]; }
+  int neighbor_atom(int64_t edge) const { return neighbor_atoms_[static_cast<size_t>(edge)]; }
+  const double *edge_vector(int64_t edge) const { return &vectors_[static_cast<size_t>(3 * edge)]; }
+  double bytes() const;
+
+  int first = -1, second = -1;
+
+ private:
+  struct Candidate {
+    int64_t slot;      // slot of the neighbour's owner
+    int atom;          // local or ghost index of the neighbour
+    double vector[3];
+  };
+
+  std::vector<int> slots_;              // slot -> local index
+  std::vector<int64_t> slot_of_;        // local index -> slot or -1
+  std::vector<int64_t> numbers_;        // [atoms]
+  std::vector<int64_t> index_;          // [2][capacity]: centre slots, then neighbour slots
+  std::vector<double> vectors_;         // [capacity][3]
+  std::vector<int> neighbor_atoms_;     // [capacity] where the neighbour's force goes
+  std::vector<Candidate> candidates_;   // of one centre
+  int64_t num_edges_ = 0;
+  int64_t capacity_ = 0;
+};
+
+}    // namespace mindscaip
+
+#endif

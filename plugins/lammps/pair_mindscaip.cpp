@@ -1,0 +1,425 @@
+#include "pair_mindscaip.h"
+
+#include "units.h"
+
+#include "atom.h"
+#include "comm.h"
+#include "domain.h"
+#include "error.h"
+#include "force.h"
+#include "memory.h"
+#include "neigh_list.h"
+#include "neighbor.h"
+#include "update.h"
+#include "utils.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+// The nine components of the virial that "compute pair" reads.
+constexpr int NUM_EXTRA = 9;
+
+// "comm_modify group" has no public reader, and it must not go unnoticed.
+struct CommGroup : public Comm {
+  static int of(const Comm *comm) { return comm->*(&CommGroup::bordergroup); }
+};
+
+// The torch side lies beside the library that this function is part of.
+std::string backend_path()
+{
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void *>(&backend_path), &info) == 0 || info.dli_fname == nullptr) return "";
+  const std::string own = info.dli_fname;
+  const auto slash = own.rfind('/');
+  return (slash == std::string::npos ? std::string(".") : own.substr(0, slash)) + "/" + mindscaip::BACKEND_FILE;
+}
+
+}    // namespace
+
+PairMindscaip::PairMindscaip(LAMMPS *lmp) : Pair(lmp)
+{
+  manybody_flag = 1;
+  one_coeff = 1;
+  single_enable = 0;
+  restartinfo = 0;
+  unit_convert_flag = 0;
+  // The virial comes from the edges: positions and forces of the ghosts do not give it when a cell is its own neighbour.
+  no_virial_fdotr_compute = 1;
+  centroidstressflag = CENTROID_AVAIL;
+  nextra = NUM_EXTRA;
+  pvector = new double[NUM_EXTRA]();
+}
+
+PairMindscaip::~PairMindscaip()
+{
+  if (copymode) return;
+  delete[] pvector;
+  if (allocated) {
+    memory->destroy(setflag);
+    memory->destroy(cutsq);
+  }
+}
+
+void PairMindscaip::allocate()
+{
+  const int n = atom->ntypes + 1;
+  memory->create(setflag, n, n, "pair:setflag");
+  memory->create(cutsq, n, n, "pair:cutsq");
+  for (int i = 0; i < n; ++i) {
+    std::fill(setflag[i], setflag[i] + n, 0);
+    std::fill(cutsq[i], cutsq[i] + n, 0.0);
+  }
+  allocated = 1;
+}
+
+bool PairMindscaip::in_hybrid() const
+{
+  return force->pair_style != nullptr && std::strncmp(force->pair_style, "hybrid", 6) == 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// input script: pair_style and pair_coeff
+// ---------------------------------------------------------------------------------------------------------------------
+
+void PairMindscaip::settings(int narg, char **arg)
+{
+  if (narg < 1)
+    error->all(FLERR, "pair_style mindscaip: no model given; write 'pair_style mindscaip model.pt'");
+  int num_threads = 0;
+  for (int iarg = 1; iarg < narg; iarg += 2) {
+    const std::string keyword = arg[iarg];
+    if (keyword != "threads")
+      error->all(FLERR, "pair_style mindscaip: unknown keyword '{}'; the only keyword is 'threads N'", keyword);
+    if (iarg + 1 >= narg) error->all(FLERR, "pair_style mindscaip: the keyword 'threads' needs a number after it");
+    num_threads = utils::inumeric(FLERR, arg[iarg + 1], false, lmp);
+    if (num_threads < 1)
+      error->all(FLERR, "pair_style mindscaip: threads {} is not a positive number of threads", num_threads);
+  }
+  if (comm->nprocs > 1)
+    error->all(FLERR,
+               "pair_style mindscaip runs on one MPI rank for now, and this run has {}; start LAMMPS without mpiexec "
+               "(or with -n 1) and use OMP_NUM_THREADS for more threads",
+               comm->nprocs);
+  // A second pair_style command reuses this object: the old map of types belongs to the old model.
+  if (allocated)
+    for (int i = 0; i <= atom->ntypes; ++i) std::fill(setflag[i], setflag[i] + atom->ntypes + 1, 0);
+  numbers_of_type.clear();
+  open_model(arg[0], num_threads);
+}
+
+void PairMindscaip::open_model(const std::string &path, int num_threads)
+{
+  backend.reset();
+  // As for other potentials, a name that is not in the working directory is looked for in LAMMPS_POTENTIALS.
+  model_path = utils::get_potential_file_path(path);
+  if (model_path.empty() || !platform::file_is_readable(model_path))
+    error->all(FLERR, "pair_style mindscaip: cannot read '{}'; give the path of a model.pt written by 'mindscaip export'",
+               path);
+
+  const std::string library = backend_path();
+  void *handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr)
+    error->all(FLERR, "pair_style mindscaip: cannot load its torch side ({}); run 'mindscaip lammps build' again",
+               dlerror());
+  const auto open = reinterpret_cast<mindscaip::BackendOpen>(dlsym(handle, mindscaip::BACKEND_OPEN_SYMBOL));
+  if (open == nullptr)
+    error->all(FLERR, "pair_style mindscaip: {} is not the torch side of this plugin; run 'mindscaip lammps build --force'",
+               library);
+  char message[1024] = "";
+  backend.reset(open(mindscaip::BACKEND_INTERFACE, model_path.c_str(), num_threads, message, sizeof(message)));
+  if (!backend)
+    error->all(FLERR,
+               "pair_style mindscaip: '{}' is not a whole model.pt written by 'mindscaip export' (truncated, damaged or of "
+               "another kind); torch says: {}",
+               model_path, message);
+  const std::string text = backend->contract();
+  if (text.empty())
+    error->all(FLERR,
+               "pair_style mindscaip: '{}' is a TorchScript file with no mindscaip contract in it; give a model.pt written "
+               "by 'mindscaip export'",
+               model_path);
+  std::string refusal;
+  try {
+    contract = mindscaip::parse_contract(text, "'" + model_path + "'");
+  } catch (const std::runtime_error &e) {
+    refusal = e.what();
+  }
+  if (!refusal.empty()) error->all(FLERR, "pair_style mindscaip: {}", refusal);
+
+  if (comm->me == 0)
+    utils::logmesg(lmp, "mindscaip model {}: elements {}; cutoff {} A, list radius {} A; {}; torch {}\n", model_path,
+                   utils::join_words(contract.elements, " "), contract.cutoff, contract.list_cutoff, contract.dtype,
+                   backend->torch_version());
+  if (!contract.conservative && comm->me == 0)
+    error->warning(FLERR,
+                   "pair_style mindscaip: the forces of '{}' are a direct output and not the gradient of its energy: energy "
+                   "is not conserved, and virial, pressure and stress have no contribution of this pair style",
+                   model_path);
+  if (!contract.smooth && comm->me == 0)
+    error->warning(FLERR, "pair_style mindscaip: the energy of '{}' jumps when neighbours change (a hard kNN graph)",
+                   model_path);
+}
+
+void PairMindscaip::coeff(int narg, char **arg)
+{
+  const int ntypes = atom->ntypes;
+  if (narg < 2 || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
+    error->all(FLERR, "pair_coeff of mindscaip must read 'pair_coeff * *' and then one element for each atom type");
+  if (narg - 2 != ntypes)
+    error->all(FLERR,
+               "pair_coeff of mindscaip names {} elements for {} atom types; give one element (or NULL) for each type",
+               narg - 2, ntypes);
+
+  numbers_of_type.assign(static_cast<size_t>(ntypes) + 1, 0);
+  for (int type = 1; type <= ntypes; ++type) {
+    const std::string symbol = arg[type + 1];
+    if (symbol == "NULL") continue;
+    if (std::find(contract.elements.begin(), contract.elements.end(), symbol) == contract.elements.end())
+      error->all(FLERR, "pair_coeff of mindscaip: element '{}' of atom type {} is not in the model, which knows {}", symbol,
+                 type, utils::join_words(contract.elements, " "));
+    numbers_of_type[static_cast<size_t>(type)] = mindscaip::atomic_number(symbol);
+  }
+
+  // Within pair_style hybrid, a type mapped to NULL is another style's business. On its own this style must answer for
+  // every pair, and a NULL is fine as long as no atom has that type (which each step checks).
+  if (!allocated) allocate();
+  const bool alone = !in_hybrid();
+  for (int i = 1; i <= ntypes; ++i)
+    for (int j = i; j <= ntypes; ++j)
+      setflag[i][j] = alone || (numbers_of_type[static_cast<size_t>(i)] != 0 && numbers_of_type[static_cast<size_t>(j)] != 0);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// before a run: units and everything that would change a many-body potential silently
+// ---------------------------------------------------------------------------------------------------------------------
+
+void PairMindscaip::init_style()
+{
+  const std::string units = update->unit_style;
+  if (units == "metal")
+    energy_factor = 1.0;
+  else if (units == "real")
+    energy_factor = mindscaip::EV_TO_KCAL_PER_MOL;
+  else
+    error->all(FLERR, "pair_style mindscaip: units {} are not supported; use 'units metal' or 'units real'", units);
+
+  if (!force->newton_pair)
+    error->all(FLERR, "pair_style mindscaip needs 'newton on' for pairs, and it is off; remove 'newton off' from the input");
+  if (!atom->tag_enable)
+    error->all(FLERR, "pair_style mindscaip needs atom IDs, and they are off; remove 'atom_modify id no' from the input");
+  if (atom->molecular != Atom::ATOMIC)
+    for (int k = 1; k <= 3; ++k)
+      if (force->special_lj[k] != 1.0 || force->special_coul[k] != 1.0)
+        error->all(FLERR,
+                   "pair_style mindscaip: special_bonds lj {} {} {} coul {} {} {} would drop or weaken bonded neighbours of "
+                   "the model; use 'special_bonds lj/coul 1 1 1'",
+                   force->special_lj[1], force->special_lj[2], force->special_lj[3], force->special_coul[1],
+                   force->special_coul[2], force->special_coul[3]);
+  if (neighbor->exclude)
+    error->all(FLERR,
+               "pair_style mindscaip: 'neigh_modify exclude' hides neighbours from the model; use 'neigh_modify exclude none'");
+  if (neighbor->includegroup)
+    error->all(FLERR,
+               "pair_style mindscaip: 'neigh_modify include' hides neighbours from the model; use 'neigh_modify include all'");
+  if (CommGroup::of(comm))
+    error->all(FLERR, "pair_style mindscaip: 'comm_modify group' hides neighbours from the model; use 'comm_modify group all'");
+
+  // Ghosts are traced to their owners by atom ID, which needs a map; systems without bonds have none unless asked for.
+  if (atom->map_style == Atom::MAP_NONE) {
+    atom->nghost = 0;
+    atom->map_init();
+    atom->map_set();
+  }
+
+  neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+double PairMindscaip::init_one(int i, int j)
+{
+  if (setflag[i][j] == 0)
+    error->all(FLERR, "pair_style mindscaip: no pair_coeff for atom types {} and {}; give 'pair_coeff * *' after pair_style", i,
+               j);
+  return contract.list_cutoff;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// a step
+// ---------------------------------------------------------------------------------------------------------------------
+
+void PairMindscaip::compute(int eflag, int vflag)
+{
+  ev_init(eflag, vflag);
+  build_graph();
+  evaluate_model();
+  scatter();
+}
+
+std::string PairMindscaip::describe(int i) const
+{
+  double **x = atom->x;
+  return fmt::format("atom {} (type {}) at {} {} {}", atom->tag[i], atom->type[i], x[i][0], x[i][1], x[i][2]);
+}
+
+// The model is not exactly invariant under rotation, so it must see the frame that the user gave: LAMMPS turns a general
+// triclinic box into its own frame and remembers the rotation. Row-major [9], or nullptr when the frames are the same.
+const double *PairMindscaip::rotation_to_model() const
+{
+#if MINDSCAIP_LAMMPS_VERSION >= 20240417
+  if (domain->triclinic_general) return &domain->rotate_r2g[0][0];
+#endif
+  return nullptr;
+}
+
+void PairMindscaip::build_graph()
+{
+  if (comm->get_comm_cutoff() < contract.list_cutoff)
+    error->all(FLERR,
+               "pair_style mindscaip: ghost atoms reach {} A and the model needs {} A; raise it with 'comm_modify cutoff {}'",
+               comm->get_comm_cutoff(), contract.list_cutoff, contract.list_cutoff + neighbor->skin);
+
+  // A position that is not finite drops out of every neighbour list, so the lists alone would not show it.
+  for (int i = 0; i < atom->nlocal; ++i)
+    for (int a = 0; a < 3; ++a)
+      if (!std::isfinite(atom->x[i][a]))
+        error->one(FLERR,
+                   "pair_style mindscaip: {} has a position that is not finite; the run has become unstable (reduce the "
+                   "timestep or relax the start)",
+                   describe(i));
+
+  const tagint *tag = atom->tag;
+  Atom *const atoms = atom;
+  const mindscaip::NeighborView neighbors{atom->nlocal,
+                                          atom->nlocal + atom->nghost,
+                                          list->inum,
+                                          list->ilist,
+                                          list->numneigh,
+                                          list->firstneigh,
+                                          NEIGHMASK,
+                                          atom->x,
+                                          atom->type,
+                                          [tag, atoms](int ghost) { return atoms->map(tag[ghost]); }};
+  using Status = mindscaip::EdgeGraph::Status;
+  switch (graph.build(neighbors, numbers_of_type, contract.list_cutoff, !in_hybrid(), rotation_to_model())) {
+    case Status::OK:
+      break;
+    case Status::NOT_FINITE:
+      error->one(FLERR, "pair_style mindscaip: {} has a position that is not finite; the run has become unstable",
+                 describe(graph.first));
+    case Status::COINCIDENT:
+      error->one(FLERR, "pair_style mindscaip: {} and atom {} stand on the same place; separate them", describe(graph.first),
+                 tag[graph.second]);
+    case Status::UNMAPPED:
+      error->one(FLERR,
+                 "pair_style mindscaip: {} has a type that pair_coeff maps to NULL; map the type to an element, or use "
+                 "pair_style hybrid/overlay with another style for it",
+                 describe(graph.first));
+    case Status::LOST_OWNER:
+      error->one(FLERR,
+                 "pair_style mindscaip: the owner of ghost {} is not on this rank; reset the atom IDs with 'reset_atoms id'",
+                 describe(graph.first));
+  }
+}
+
+void PairMindscaip::evaluate_model()
+{
+  if (!backend->evaluate(graph.view(), output))
+    error->one(FLERR, "pair_style mindscaip: the model '{}' failed on {} atoms with {} edges; torch {} says: {}", model_path,
+               graph.num_atoms(), graph.num_edges(), backend->torch_version(), backend->error());
+  const bool direct = !contract.conservative;
+  if ((direct && output.direct_forces == nullptr && graph.num_atoms() > 0) ||
+      (!direct && output.edge_gradients == nullptr && graph.num_edges() > 0))
+    error->one(FLERR, "pair_style mindscaip: the model '{}' returned no {}, which its contract promises; export it again",
+               model_path, direct ? "direct forces" : "edge gradients");
+}
+
+// Energies, forces F_i = sum_{e=(i,*)} g_e - sum_{e=(*,i)} g_e and the virial W = -sum_e r_e (x) g_e. The forces of
+// ghosts stay on the ghosts: with newton on, LAMMPS adds them to their owners after this.
+void PairMindscaip::scatter()
+{
+  double **f = atom->f;
+  std::fill(pvector, pvector + NUM_EXTRA, 0.0);
+
+  double energy = 0.0;
+  for (int64_t slot = 0; slot < graph.num_atoms(); ++slot) {
+    const double atom_energy = energy_factor * output.atom_energies[slot];
+    if (!std::isfinite(atom_energy))
+      error->one(FLERR, "pair_style mindscaip: the model gives {} an energy that is not finite; the run has become unstable",
+                 describe(graph.atom_of_slot(slot)));
+    energy += atom_energy;
+    if (eflag_atom) eatom[graph.atom_of_slot(slot)] += atom_energy;
+  }
+  if (eflag_global) eng_vdwl += energy;
+
+  if (!contract.conservative) {
+    // Directions of direct forces are in the frame of the model; the inverse of a rotation is its transpose.
+    const double *rotation = rotation_to_model();
+    for (int64_t slot = 0; slot < graph.num_atoms(); ++slot) {
+      const double *direct = output.direct_forces + 3 * slot;
+      double *fi = f[graph.atom_of_slot(slot)];
+      for (int a = 0; a < 3; ++a) {
+        double value = direct[a];
+        if (rotation != nullptr) value = rotation[a] * direct[0] + rotation[3 + a] * direct[1] + rotation[6 + a] * direct[2];
+        fi[a] += energy_factor * value;
+      }
+    }
+    return;
+  }
+
+  const double *rotation = rotation_to_model();
+  for (int64_t e = 0; e < graph.num_edges(); ++e) {
+    const double *vector = graph.edge_vector(e);
+    double gradient[3], r[3] = {vector[0], vector[1], vector[2]};
+    for (int a = 0; a < 3; ++a) gradient[a] = energy_factor * output.edge_gradients[3 * e + a];
+    for (int a = 0; a < 3; ++a)
+      for (int b = 0; b < 3; ++b) pvector[3 * a + b] -= r[a] * gradient[b];
+    if (rotation != nullptr) {
+      const double g[3] = {gradient[0], gradient[1], gradient[2]};
+      for (int a = 0; a < 3; ++a) {
+        gradient[a] = rotation[a] * g[0] + rotation[3 + a] * g[1] + rotation[6 + a] * g[2];
+        r[a] = rotation[a] * vector[0] + rotation[3 + a] * vector[1] + rotation[6 + a] * vector[2];
+      }
+    }
+    const int i = graph.atom_of_slot(graph.center_slot(e));
+    const int j = graph.neighbor_atom(e);
+    for (int a = 0; a < 3; ++a) {
+      f[i][a] += gradient[a];
+      f[j][a] -= gradient[a];
+    }
+    if (vflag_either) tally_edge_virial(i, j, r, gradient);
+  }
+}
+
+// An edge gives half of -r (x) g to each of its ends, as a pair potential would. LAMMPS keeps six components of a virial;
+// a model that is not exactly rotation-invariant has nine, and their symmetric part is the derivative with respect to
+// strain. The nine of the centroid virial are ordered xx yy zz xy xz yz yx zx zy.
+void PairMindscaip::tally_edge_virial(int i, int j, const double *r, const double *g)
+{
+  const double w[9] = {-r[0] * g[0], -r[1] * g[1], -r[2] * g[2], -r[0] * g[1], -r[0] * g[2],
+                       -r[1] * g[2], -r[1] * g[0], -r[2] * g[0], -r[2] * g[1]};
+  const double v[6] = {w[0], w[1], w[2], 0.5 * (w[3] + w[6]), 0.5 * (w[4] + w[7]), 0.5 * (w[5] + w[8])};
+  if (vflag_global)
+    for (int k = 0; k < 6; ++k) virial[k] += v[k];
+  if (vflag_atom)
+    for (int k = 0; k < 6; ++k) {
+      vatom[i][k] += 0.5 * v[k];
+      vatom[j][k] += 0.5 * v[k];
+    }
+  if (cvflag_atom)
+    for (int k = 0; k < 9; ++k) {
+      cvatom[i][k] += 0.5 * w[k];
+      cvatom[j][k] += 0.5 * w[k];
+    }
+}
+
+double PairMindscaip::memory_usage()
+{
+  return Pair::memory_usage() + graph.bytes();
+}
