@@ -31,12 +31,12 @@ class Potential(ABC):
 
     Attributes:
         name: as the user named it.
-        identity: what a resumed run must agree on (hash of the file, version of the program).
+        identity: what a resumed run must agree on (hash of the file, version of the program), not the path.
     """
 
     def __init__(self, name: str, identity: dict[str, str]) -> None:
         self.name = name
-        self.identity = {"name": name, **identity}
+        self.identity = identity
 
     def check(self, scan: Scan) -> None:
         """Raise :class:`~mindscaip.bsct.dataset.ScanError` when the potential cannot describe the scan's elements."""
@@ -60,14 +60,14 @@ class ModelPotential(Potential):
 
         self.model = load_exported(path, device)
         self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-        super().__init__(path, {"sha256": self.model.contract.sha256})
+        super().__init__(path, {"kind": "model.pt", "sha256": self.model.contract.sha256})
 
     def check(self, scan: Scan) -> None:
         from mindscaip.contract import check_elements
 
         symbols = sorted({chemical_symbols[z] for z in scan.numbers})
         try:
-            check_elements(self.model.contract, symbols, f"scan {scan.key}")
+            check_elements(self.model.contract, symbols, "the scan")
         except MindscaipError as error:
             raise ScanError(str(error)) from None
 
@@ -162,11 +162,14 @@ def resolve_potential(name: str, *, device: str = "cpu", batch_size: int | None 
 
 def _calculator_identity(name: str) -> dict[str, str]:
     if name in XTB_METHODS:
-        return {"tblite": _version("tblite")}
+        return {"kind": name, "tblite": _version("tblite")}
     # A calculator written by the user changes with its file; resolving the name has imported the module.
     module = sys.modules.get(name.removeprefix(ASE_PREFIX).partition(":")[0])
     source = Path(getattr(module, "__file__", None) or "")
-    return {"source_sha256": hashlib.sha256(source.read_bytes()).hexdigest()} if source.is_file() else {}
+    identity = {"kind": name}
+    if source.is_file():
+        identity["source_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    return identity
 
 
 def _version(package: str) -> str:

@@ -251,7 +251,7 @@ def _summary_data(
     bonds = sorted({row.bond for row in rows})
     data = {
         "mindscaip_version": __version__,
-        "potential": potential.identity,
+        "potential": {"name": potential.name, **potential.identity},
         "dataset": {"path": str(scans.path), "num_scans": len(scans), **scans.provenance},
         "num_scans": len(rows),
         "num_skipped": len(scans) - len(rows),

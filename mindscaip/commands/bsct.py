@@ -164,7 +164,7 @@ def _print_table(summary: ScoreSummary) -> None:
 
     data = summary.data
     table = Table(title=f"FSD of {data['potential']['name']} (1/A), errors in eV and eV/A, means over scans")
-    headers = ("bond", "scans", "FSD", "compress", "stretch", "E MAE", "E MAE shifted", "F MAE")
+    headers = ("bond", "scans", "FSD", "compress", "stretch", "E MAE", "E MAE\nshifted", "F MAE")
     for name in headers:
         table.add_column(name, justify="left" if name == "bond" else "right", no_wrap=True)
     rows = [*data["by_bond"].items(), ("all", data["mean"])]
@@ -174,7 +174,7 @@ def _print_table(summary: ScoreSummary) -> None:
             bond,
             str(mean["num_scans"]),
             *(_text(mean[name], 2) for name in ("fsd", "fsd_compress", "fsd_stretch")),
-            *(_text(mean[name], 4) for name in ("energy_mae", "energy_mae_shifted", "force_mae")),
+            *(_text(mean[name], 3) for name in ("energy_mae", "energy_mae_shifted", "force_mae")),
             end_section=last_bond,
         )
     out = Console(highlight=False)
@@ -183,7 +183,8 @@ def _print_table(summary: ScoreSummary) -> None:
     out.print(
         f"{data['num_scans']} of {data['dataset']['num_scans']} scans, {data['num_frames']} frames "
         f"({data['num_dropped_frames']} without a reference left out), {data['num_skipped']} scans skipped, "
-        f"{data['seconds']:.1f} s. In {coarse} scans the force norm changes by more than a factor e between two frames."
+        f"{data['seconds']:.1f} s. In {coarse} scans l(k) changes by more than 1 between frames.",
+        soft_wrap=True,
     )
 
 
@@ -191,7 +192,7 @@ def _report_skipped(summary: ScoreSummary) -> None:
     from mindscaip.console import console
 
     for key, reason in summary.skipped[:SHOWN_REASONS]:
-        console.print(f"Skipped {key}: {reason}", markup=False)
+        console.print(f"Skipped {key}: {reason}", markup=False, soft_wrap=True)
     if len(summary.skipped) > SHOWN_REASONS:
         console.print(f"... and {len(summary.skipped) - SHOWN_REASONS} more scans, listed in the summary")
 

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from mindscaip.bsct.dataset import Scan, displace, make_scan
 
 DATA = Path(os.environ.get("MINDSCAIP_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "bsct"
+FIXTURE = Path(__file__).parents[1] / "data_files" / "bsct-gfn2-small.h5"
 
 
 def reference_data(name: str) -> Path:
