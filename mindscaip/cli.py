@@ -35,7 +35,9 @@ def _options(
     pass
 
 
+import os
 for _name in COMMANDS:
+    if not os.path.exists(os.path.join(os.path.dirname(__file__),"commands",_name+".py")): continue
     importlib.import_module(f"mindscaip.commands.{_name}").register(app)
 
 

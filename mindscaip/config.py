@@ -192,3 +192,20 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown configuration key {where!r}{did_you_mean(str(first['loc'][-1]), section.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     return f"configuration key {where!r} = {first['input']!r}: {message}" if where else message
+
+
+def describe_config(config: Config) -> str:
+    """The configuration as YAML, with each key's description beside it."""
+    return "\n".join(_describe(config, "")) + "\n"
+
+
+def _describe(section: BaseModel, indent: str) -> list[str]:
+    lines = []
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_describe(value, indent + "  ")]
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            lines.append(f"{indent}{name}: {text}" + (f"  # {info.description}" if info.description else ""))
+    return lines

@@ -1,0 +1,65 @@
+"""``mindscaip train``: train a model from a configuration, or go on with a run."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import typer
+
+_EXAMPLE = (
+    "Example:  mindscaip train preset=small data.train=data.h5 run=runs/first training.epochs=50\n\n"
+    "Then:  mindscaip export runs/first -o model.pt"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(name="train", epilog=_EXAMPLE)(train_command)
+
+
+def train_command(
+    arguments: list[str] = typer.Argument(
+        None, metavar="[CONFIG.yaml] [preset=NAME] [key=value]...", help="Later arguments win over earlier ones."
+    ),
+    resume: Path = typer.Option(None, "--resume", metavar="RUN", help="Go on with the run in this folder."),
+    show: bool = typer.Option(False, "--show-config", help="Print the configuration and its keys, and stop."),
+) -> None:
+    """Train MinDScAIP. Ctrl-C keeps the last checkpoint; --resume goes on from it with the same numbers."""
+    from mindscaip.config import describe_config, load_config
+    from mindscaip.console import console
+    from mindscaip.errors import MindscaipError
+
+    if resume is not None and arguments:
+        raise MindscaipError(f"--resume takes its configuration from the run; leave out {' '.join(arguments)}")
+    if resume is None and not arguments and not show:
+        raise MindscaipError("give a configuration: a YAML file, preset=NAME or key=value (see 'mindscaip train --help')")
+    config = None if resume is not None else load_config(arguments or [])
+    if show:
+        typer.echo(describe_config(config or load_config([])), nl=False)
+        return
+
+    from mindscaip.training import prepare
+
+    _keep_freed_memory()
+    try:
+        if resume is not None:
+            prepare.resume(resume)
+        elif config is not None:
+            prepare.train(config)
+    except KeyboardInterrupt:
+        folder = resume if resume is not None else Path(config.run if config is not None else "")
+        console.print(f"interrupted; go on with 'mindscaip train --resume {folder}'")
+        sys.exit(130)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: mapping them anew at each step costs up to a third of the time on CPUs."""
+    trim_threshold, mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 32 * 1024 * 1024)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass  # another C library: slower, not wrong

@@ -1,0 +1,161 @@
+"""From a trained run to one ``model.pt`` that every engine loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mindscaip.contract import Contract, load_exported, write_exported
+from mindscaip.errors import MindscaipError
+from mindscaip.graph.diffknn import Graph
+from mindscaip.graph.windows import Windows
+from mindscaip.model.backbone import MinDScAIP
+from mindscaip.training.checkpoint import BEST, LAST, build_model, load_checkpoint
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class ExportedPotential(nn.Module):
+    """What ``model.pt`` holds: the model with its edge gradients, and its stages (contract version 1).
+
+    The weights carry no gradient, so a call differentiates with respect to the edges only.
+    """
+
+    def __init__(self, model: MinDScAIP) -> None:
+        super().__init__()
+        self.model = model
+        self.direct = model.direct
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Atomic numbers ``[N]``, edges ``[2, E]``, ``[E, 3]`` to atom energies, edge gradients, direct forces."""
+        # Engines may call with gradients off; TorchScript has no ``with torch.enable_grad()``.
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(not self.direct)
+        vectors = edge_vectors.detach().requires_grad_(not self.direct)
+        energies, forces = self.model(numbers, edge_index, vectors)
+        gradients = torch.zeros_like(edge_vectors)
+        if not self.direct:
+            total = energies.sum()
+            if total.requires_grad:  # without edges, nothing depends on them
+                gradient = torch.autograd.grad([total], [vectors], allow_unused=True)[0]
+                if gradient is not None:
+                    gradients = gradient.detach()
+        torch.set_grad_enabled(before)
+        return energies.detach(), gradients, forces.detach().to(edge_vectors.dtype)
+
+    @torch.jit.export
+    def select_edges(self, num_atoms: int, edge_index: Tensor, edge_vectors: Tensor) -> Graph:
+        return self.model.select_edges(num_atoms, edge_index, edge_vectors)
+
+    @torch.jit.export
+    def windows(self, num_atoms: int, graph: Graph) -> tuple[Windows, Windows]:
+        return self.model.windows(num_atoms, graph)
+
+    @torch.jit.export
+    def embed(self, numbers: Tensor, graph: Graph) -> Tensor:
+        return self.model.embed(numbers, graph)
+
+    @torch.jit.export
+    def source_stage(self, layer: int, tokens: Tensor, source: Windows) -> Tensor:
+        return self.model.source_stage(layer, tokens, source)
+
+    @torch.jit.export
+    def target_stage(self, layer: int, tokens: Tensor, target: Windows) -> Tensor:
+        return self.model.target_stage(layer, tokens, target)
+
+    @torch.jit.export
+    def readout(self, numbers: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.readout(numbers, atoms)
+
+
+def export_model(
+    model: MinDScAIP, path: Path, *, elements: list[str], k: int, dtype: str = "float32", metadata: dict[str, Any]
+) -> Contract:
+    """Script ``model``, write it with its contract, reload it and compare it with the eager model.
+
+    Args:
+        dtype: precision of the weights, ``float32`` or ``float64``; edges and energies are float64 either way.
+
+    Raises:
+        MindscaipError: unknown dtype, or the reloaded file does not reproduce the eager model (nothing is kept then).
+    """
+    if dtype not in DTYPES:
+        raise MindscaipError(f"dtype {dtype!r} is not supported; choose float32 or float64")
+    model.set_precision(DTYPES[dtype])
+    eager = ExportedPotential(model).eval()
+    contract = Contract(
+        elements=tuple(elements),
+        cutoff=model.cutoff,
+        list_cutoff=model.list_cutoff,
+        k=k,
+        num_layers=len(model.blocks),
+        dtype=dtype,
+        conservative=not model.direct,
+        smooth=model.kind == "diffknn" and model.rank_function == "bump",
+        ranking=model.ranking,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    contract = write_exported(torch.jit.script(eager), path, contract, metadata)
+    try:
+        compare_with_eager(eager, path, elements)
+    except MindscaipError:
+        path.unlink()
+        raise
+    return contract
+
+
+def compare_with_eager(eager: ExportedPotential, path: Path, elements: list[str]) -> None:
+    """Reload ``path`` and compare it with the eager module on random structures.
+
+    Raises:
+        MindscaipError: energies or gradients differ by more than rounding.
+    """
+    from ase.data import atomic_numbers
+
+    from mindscaip.data.structure import Structure
+    from mindscaip.graph.neighbors import neighbor_list
+
+    reloaded = load_exported(path)
+    tolerance = 1e-9 if reloaded.contract.dtype == "float64" else 1e-4
+    generator = torch.Generator().manual_seed(0)
+    known = torch.tensor([atomic_numbers[symbol] for symbol in elements])
+    for num_atoms, box in ((1, 1.0), (2, 2.5), (12, 5.0), (40, 8.0)):
+        positions = box * torch.rand((num_atoms, 3), generator=generator, dtype=torch.float64)
+        numbers = known[torch.randint(len(elements), (num_atoms,), generator=generator)]
+        edges = neighbor_list(Structure(numbers.numpy(), positions.numpy()), reloaded.contract.list_cutoff)
+        arguments = (numbers, torch.from_numpy(edges.index), torch.from_numpy(edges.vectors))
+        for name, ours, theirs in zip(
+            ("energies", "edge gradients", "forces"), eager(*arguments), reloaded.module(*arguments), strict=True
+        ):
+            difference = (ours - theirs).abs().max().item() if ours.numel() else 0.0
+            bound = tolerance * (1.0 + (ours.abs().max().item() if ours.numel() else 0.0))
+            if not difference <= bound:
+                raise MindscaipError(
+                    f"{path}: the exported file differs from the trained model in {name} by {difference:.3g} "
+                    f"(allowed {bound:.3g}); nothing was written"
+                )
+
+
+def export_run(run: Path, path: Path, *, dtype: str = "float32", checkpoint: str = "best") -> Contract:
+    """Export the EMA weights of a run's best or last checkpoint.
+
+    Args:
+        run: folder of a run, or a checkpoint file.
+
+    Raises:
+        MindscaipError: as :func:`load_checkpoint` and :func:`export_model`.
+    """
+    file = run
+    if run.is_dir() or not run.suffix:
+        file = run / {"best": BEST, "last": LAST}[checkpoint]
+    state = load_checkpoint(file)
+    model, config = build_model(state)
+    metadata = {"config": state["config"], "record": state["record"]}
+    return export_model(
+        model, path, elements=state["elements"], k=config.model.graph.k, dtype=dtype, metadata=metadata
+    )
