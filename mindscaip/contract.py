@@ -53,7 +53,7 @@ class Contract:
     parameters: int
     contract_version: int = CONTRACT_VERSION
     mindscaip_version: str = __version__
-    torch_version: str = torch.__version__
+    torch_version: str = str(torch.__version__)
     energy_unit: str = "eV"
     length_unit: str = "Angstrom"
     edge_convention: str = EDGE_CONVENTION

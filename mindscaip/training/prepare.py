@@ -116,7 +116,7 @@ def make_model(config: Config, data: TrainingData) -> tuple[dict[str, Any], MinD
     elements = sorted(references)
     record = {
         "mindscaip_version": __version__,
-        "torch_version": torch.__version__,
+        "torch_version": str(torch.__version__),
         "python_version": platform.python_version(),
         "elements": elements,
         "isolated_energies_eV": data.isolated,
