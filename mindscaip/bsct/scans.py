@@ -23,10 +23,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -594,21 +596,50 @@ def _parallel(
     on_done: Callable[[str], None] | None,
 ) -> dict[int, str]:
     """Run ``function`` on every task in worker processes; return number and reason of those that failed."""
-    from joblib import Parallel, delayed
-
     if on_start is not None:
         on_start(stage, len(tasks))
-    if not tasks:
-        return {}
-    count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
-    pool = Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
     failed: dict[int, str] = {}
-    for number, reason in pool(delayed(_guarded)(function, k, task) for k, task in enumerate(tasks)):
+    for number, reason in _results(function, tasks, min(workers or _cores(), len(tasks))):
         if reason is not None:
             failed[number] = reason
         if on_done is not None:
             on_done(stage)
     return dict(sorted(failed.items()))
+
+
+def _results(
+    function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, str | None]]:
+    """Number and outcome of each task as it ends; one worker is this process itself."""
+    if workers <= 1:
+        for number, task in enumerate(tasks):
+            yield _guarded(function, number, task)
+        return
+    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    pool = ProcessPoolExecutor(max_workers=workers, initializer=_ignore_interrupts, env=one_thread)
+    finished = False
+    try:
+        futures = [pool.submit(_guarded, function, number, task) for number, task in enumerate(tasks)]
+        for future in as_completed(futures):
+            yield future.result()
+        finished = True
+    except BrokenProcessPool:
+        raise MindscaipError(
+            "a worker process died, perhaps for want of memory; run the same command again, with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=finished, kill_workers=not finished)
+
+
+def _ignore_interrupts() -> None:
+    """In a worker: Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(output: Path, settings: BuildSettings) -> Path:
@@ -617,9 +648,12 @@ def _claim(output: Path, settings: BuildSettings) -> Path:
     marker = parts / "settings.json"
     mine = {**asdict(settings), "mindscaip_version": __version__}
     if marker.exists():
-        before = json.loads(marker.read_text())
-        if before != mine:
-            names = [name for name in mine if before.get(name) != mine[name]]
+        try:
+            before = json.loads(marker.read_text())
+        except ValueError:
+            before = {}
+        names = [name for name in mine if before.get(name) != mine[name]]
+        if names:
             raise MindscaipError(
                 f"{parts} holds an unfinished build with another {' and '.join(names)}; remove it or change -o"
             )

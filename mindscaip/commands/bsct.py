@@ -118,7 +118,8 @@ def build(
         tasks: dict[str, Any] = {}
 
         def start(stage: str, count: int) -> None:
-            tasks[stage] = progress.add_task(titles[stage], total=count)
+            if count:  # nothing to do is no news
+                tasks[stage] = progress.add_task(titles[stage], total=count)
 
         try:
             result = build_scans(
