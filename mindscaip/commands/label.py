@@ -75,21 +75,29 @@ def label_command(
         seed=seed,
     )
     molecules = read_molecules(inputs)
+    bar = progress_bar()
+    task = bar.add_task("labelled frames", total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()  # only now: an error in the options comes without a bar
+        bar.update(task, completed=done, total=total)
+
     try:
-        with progress_bar() as bar:
-            task = bar.add_task("labelled frames", total=len(molecules) * frames)
-            summary = label(
-                molecules,
-                output,
-                calculator=calculator,
-                sampling=sampling,
-                workers=workers,
-                overwrite=overwrite,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        summary = label(
+            molecules,
+            output,
+            calculator=calculator,
+            sampling=sampling,
+            workers=workers,
+            overwrite=overwrite,
+            progress=show,
+        )
     except KeyboardInterrupt:
+        bar.stop()
         console.print(f"stopped; finished frames are kept in {output}.work and the same command goes on from there")
         raise
+    finally:
+        bar.stop()
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
     else:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.optimize import BFGS
 
 from mindscaip.data.calculators import CalculationError, isolated_energies, resolve_calculator
 from mindscaip.data.formats import STORE_SUFFIXES, XYZ_SUFFIXES, read_structures
@@ -175,7 +175,9 @@ def _from_file(path: Path) -> list[Molecule]:
             images = ase.io.read(path, index=":")
         except Exception as error:
             raise MindscaipError(f"{path} cannot be read as a structure file: {error}") from error
-        structures = [Structure(a.numbers, a.positions, np.asarray(a.cell), a.pbc) for a in images]
+        structures = [Structure(a.numbers, a.positions, np.asarray(a.cell), a.pbc) for a in images if len(a) > 0]
+        if not structures:
+            raise MindscaipError(f"{path} cannot be read as a structure file: there are no atoms in it")
     # Conformers of one molecule share their group; what differs in composition does not.
     formulas = [Atoms(numbers=structure.numbers).get_chemical_formula() for structure in structures]
     several = len(set(formulas)) > 1
@@ -275,11 +277,13 @@ def _run(
     # Longest first, so that no worker is left alone with a long one at the end.
     order = sorted(tasks, key=lambda task: -task.frames * task.molecule.num_atoms**2)
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    pool = ProcessPoolExecutor(max_workers=min(workers, len(tasks)), initializer=_ignore_interrupts, env=one_thread)
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(tasks)), initializer=_prepare_worker, initargs=(os.getpid(),), env=one_thread
+    )
     finished = False
     try:
         pending = [pool.submit(_isolated_task, calculator, symbols, isolated_file)]
-        pending += [pool.submit(run_trajectory, task, folder, os.getpid()) for task in order]
+        pending += [pool.submit(run_trajectory, task, folder) for task in order]
         while pending:
             waiting = []
             for future in pending:
@@ -303,9 +307,16 @@ def _run(
     return json.loads(isolated_file.read_text())
 
 
-def _ignore_interrupts() -> None:
-    """In a worker: Ctrl-C is the parent's to handle."""
+def _prepare_worker(parent: int) -> None:
+    """In a worker: Ctrl-C is the parent's to handle, and without a parent (killed) there is nothing to work for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # what is written is whole; the rest is done again
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _isolated_task(calculator: str, symbols: Sequence[str], file: Path) -> None:
@@ -326,20 +337,17 @@ def _frames_done(tasks: Sequence[Task], folder: Path) -> int:
     return sum(min(task.frames, BLOCK_FRAMES * blocks[f"task-{task.number:06d}"]) for task in tasks)
 
 
-def run_trajectory(task: Task, folder: Path, parent: int | None = None) -> None:
+def run_trajectory(task: Task, folder: Path) -> None:
     """Run or go on with one trajectory, block by block; a failure is put on record in its last block.
 
     Args:
         task: what to run.
         folder: the work folder.
-        parent: process that asked for it; without it (killed) the trajectory stops at the end of a block.
     """
     part = StoreWriter.count_parts(folder, task.number)
     state = _read_state(folder, task.number, part - 1) if part > 0 else None
     calculator: BaseCalculator | None = None
     while state is None or (state["failed"] is None and state["frames"] < task.frames):
-        if parent is not None and os.getppid() != parent:
-            return
         if calculator is None:
             calculator = resolve_calculator(task.calculator)()
         frames, state = _run_block(task, state, calculator)
@@ -384,6 +392,8 @@ def _start(task: Task, calculator: BaseCalculator) -> Langevin:
     structure = task.molecule.start(_seed(task))
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     if task.sampling.relax_steps > 0 and len(atoms) > 1:
+        from ase.optimize import BFGS  # imports much of scipy
+
         forget_history(calculator)
         atoms.calc = calculator
         try:
