@@ -184,7 +184,7 @@ def _print_table(summary: ScoreSummary) -> None:
     out.print(
         f"{data['num_scans']} of {data['dataset']['num_scans']} scans, {data['num_frames']} frames "
         f"({data['num_dropped_frames']} without a reference left out), {data['num_skipped']} scans skipped, "
-        f"{data['seconds']:.1f} s. In {coarse} scans l(k) changes by more than 1 between frames.",
+        f"{data['seconds']:.1f} s. In {coarse} scans the grid does not resolve a change (max_log_step above 1).",
         soft_wrap=True,
     )
 
