@@ -134,9 +134,9 @@ def run_nve(
 ) -> NVERecord:
     """Constant-energy dynamics by velocity Verlet (``fix nve``): no thermostat, nothing zeroed or rescaled.
 
-    LAMMPS's own factor between force and acceleration differs from CODATA 2014 by 6e-8 in ``units metal``, which shifts a
-    trajectory against another engine's by about 3e-8 of the distance travelled; in ``units real``, the default here, it is
-    a hundred times closer.
+    LAMMPS's factor between force and acceleration differs from CODATA 2014 by 6e-8 in ``units metal``, which shifts a
+    trajectory against another engine's by about 3e-8 of the distance travelled; in ``units real``, the default here,
+    it is a hundred times closer.
 
     Args:
         model_path: a ``model.pt``.

