@@ -35,9 +35,7 @@ def _options(
     pass
 
 
-import os
 for _name in COMMANDS:
-    if not os.path.exists(os.path.join(os.path.dirname(__file__),"commands",_name+".py")): continue
     importlib.import_module(f"mindscaip.commands.{_name}").register(app)
 
 
@@ -47,6 +45,10 @@ def main() -> None:
         app()
     except MindscaipError as error:
         print(f"mindscaip: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mindscaip: error: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("mindscaip: interrupted", file=sys.stderr)
