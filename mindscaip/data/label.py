@@ -237,6 +237,7 @@ def label(
         failures, statistics = _gather(tasks, writer)
         if statistics["frames"] == 0:
             name, _, reason = failures[0]
+            writer.discard()
             raise MindscaipError(f"no trajectory gave a frame; the first failure was {name}: {reason}")
         provenance = {
             **settings,

@@ -436,9 +436,13 @@ class StoreWriter:
         """Pack all parts into the store, remove the folder, and return the number of structures."""
         structures = (structure for part in self.parts() for structure in part)
         count = write_store(self.path, structures, isolated_energies, provenance)
+        self.discard()
+        return count
+
+    def discard(self) -> None:
+        """Remove the folder and all work in it."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        return count
 
     def close(self) -> None:
         """Let go of the folder; the work in it stays."""

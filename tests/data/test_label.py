@@ -178,6 +178,7 @@ def test_failures_are_recorded_and_the_rest_goes_on(folder):
         assert store.isolated_energies == {}
     with pytest.raises(MindscaipError, match="no trajectory gave a frame; the first failure was O: "):
         label(read_molecules(["O"]), "b.h5", calculator=calculator, sampling=sampling, workers=1)
+    assert not Path("b.h5.work").exists()  # nothing in it to go on from
 
 
 def test_an_explosion_keeps_the_frames_before_it(folder):
