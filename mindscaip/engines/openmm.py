@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -83,7 +84,26 @@ def import_openmm() -> tuple[Any, Any]:
             f"openmmtorch {version or '(not installed)'} does not import beside torch {torch.__version__} "
             f"({first_line(error)}); install the set that belongs together: pip install {WORKING_SET}"
         ) from None
+    _load_torch_plugins(openmm)
     return openmm, openmmtorch
+
+
+def _load_torch_plugins(openmm: Any) -> None:
+    """Load again the plugins of openmm-torch that did not load at ``import openmm``.
+
+    OpenMM loads its plugins when it is imported. They link torch's libraries, which are found only once torch is
+    imported; after ``import openmm`` and then ``import torch`` a Context would lack the kernels of TorchForce.
+    """
+    for failure in openmm.Platform.getPluginLoadFailures():
+        library = re.search(r"(\S*OpenMMTorch\w*\.(?:so|dylib|dll))", failure)
+        if library is not None and library.group(1) not in _reloaded:
+            _reloaded.add(library.group(1))
+            # Those of GPU platforms that this machine does not have fail once more.
+            with contextlib.suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(library.group(1))
+
+
+_reloaded: set[str] = set()
 
 
 @contextlib.contextmanager

@@ -231,6 +231,23 @@ def test_reloaded_system_equals_the_first(name: str, toy: Path) -> None:
     np.testing.assert_allclose(first[1], second[1], atol=1e-12, rtol=0)
 
 
+def test_openmm_imported_before_torch(toy: Path) -> None:
+    """OpenMM loads its plugins at import, when torch's libraries may not be there yet."""
+    code = (
+        "import sys, openmm; assert 'torch' not in sys.modules\n"
+        "from mindscaip.engines.openmm import torch_force\n"
+        "system = openmm.System(); system.addParticle(1.0); system.addForce(torch_force(sys.argv[1], [7]))\n"
+        "context = openmm.Context(system, openmm.VerletIntegrator(0.001))\n"
+        "context.setPositions([openmm.Vec3(0, 0, 0)])\n"
+        "print(context.getState(getEnergy=True).getPotentialEnergy()._value)\n"
+    )
+    root = str(Path(engine.__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code, str(toy)], cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) == pytest.approx(-0.7 * EV_TO_KJ_PER_MOL)
+    assert done.stderr == ""
+
+
 def test_direct_forces_warn(tmp_path: Path) -> None:
     model = write_special(tmp_path / "model.pt", "direct")
     structure = CASES["molecule"]
