@@ -14,7 +14,10 @@ COMMANDS = ("label", "train", "export", "info", "evaluate", "bsct", "md", "lammp
 
 app = typer.Typer(
     name="mindscaip",
-    help="Train a smooth interatomic potential, run the same model.pt in Python, OpenMM and LAMMPS, and score its smoothness.",
+    help=(
+        "Train a smooth interatomic potential, run the same model.pt in Python, OpenMM and LAMMPS, "
+        "and score its smoothness."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

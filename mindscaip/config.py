@@ -22,7 +22,7 @@ class _Section(BaseModel):
 class GraphConfig(_Section):
     """Which neighbours an atom sees, and with what weight (paper, Section 4.2)."""
 
-    kind: Literal["diffknn", "knn"] = Field("diffknn", description="differentiable kNN, or the hard kNN of the ablation")
+    kind: Literal["diffknn", "knn"] = Field("diffknn", description="differentiable kNN, or hard kNN (ablation)")
     ranking: Literal["source", "mutual"] = Field("source", description="rank in source windows, or in both windows")
     rank_function: Literal["bump", "sigmoid"] = Field("bump", description="soft step of Eq. 6; only the bump is exact")
     k: int = Field(30, ge=1, description="number of neighbours of Eq. 7")
@@ -61,13 +61,13 @@ class DataConfig(_Section):
     val_fraction: float = Field(0.05, gt=0, lt=1, description="part of the training file when val is empty")
     split_by_group: bool = Field(False, description="keep all structures of one group (molecule) on one side")
     max_train: int | None = Field(None, ge=1, description="use only this many training structures")
-    isolated: str = Field("", description="extended xyz of isolated atoms; empty: those of the store, else least squares")
+    isolated: str = Field("", description="extended xyz of isolated atoms; empty: the store's, else a fit")
     energy_key: str | None = Field(None, description="name of the energy in extended xyz; None: known names")
     forces_key: str | None = Field(None, description="name of the forces in extended xyz; None: known names")
 
 
 class LossConfig(_Section):
-    """Weights of the loss terms: ``|dE|/N`` per structure (eV/atom), ``||dF||_2`` per atom (eV/A), ``|dS|`` (eV/A^3)."""
+    """Weights of ``|dE|/N`` per structure (eV/atom), ``||dF||_2`` per atom (eV/A), ``|dS|`` (eV/A^3)."""
 
     energy: float = Field(1.0, ge=0)
     forces: float = Field(2.0, ge=0)
@@ -79,7 +79,7 @@ class TrainingConfig(_Section):
 
     loss: LossConfig = LossConfig()
     epochs: int = Field(100, ge=1)
-    max_minutes: float | None = Field(None, gt=0, description="stop after this wall time; the schedule fits itself to it")
+    max_minutes: float | None = Field(None, gt=0, description="stop after this wall time; the schedule fits it")
     batch_size: int = Field(16, ge=1, description="structures per step")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="floor of the cosine over learning_rate")
@@ -106,7 +106,8 @@ class Config(_Section):
 
 def preset_names() -> list[str]:
     """Names of the configurations shipped with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("mindscaip.presets").iterdir() if p.name.endswith(".yaml"))
+    names = [entry.name for entry in resources.files("mindscaip.presets").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_preset(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The terminal: one console for people (stderr, so that stdout stays machine-readable) and one style of progress bar."""
+"""The terminal: one console for people (stderr: stdout stays machine-readable) and one style of progress bar."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Contract:
 
     def to_text(self) -> str:
         """Flat ``key value`` lines; lists are separated by blanks, booleans are ``true`` and ``false``."""
-        lines = []
+        lines: list[str] = []
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, bool):
@@ -75,8 +75,8 @@ class Contract:
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Contract:
-        """Parse :meth:`to_text`; ``source`` names the file in errors. Keys added by a later minor change are ignored."""
-        found = dict(line.split(" ", 1) if " " in line else (line, "") for line in text.splitlines() if line.strip())
+        """Parse :meth:`to_text`; ``source`` names the file in errors. Keys that later additions bring are ignored."""
+        found = dict(line.partition(" ")[::2] for line in text.splitlines() if line.strip())
         version = found.get("contract_version", "")
         if not version.isdigit():
             raise MindscaipError(f"{source}: its contract has no readable contract_version; export the model again")
@@ -161,16 +161,20 @@ def read_contract(path: str | os.PathLike) -> tuple[Contract, dict[str, Any]]:
             members = {name.split("/", 1)[1]: name for name in archive.namelist() if "/" in name}
             if f"extra/{CONTRACT_FILE}" not in members:
                 raise MindscaipError(
-                    f"{path}: it is an archive with no mindscaip contract in it; give a model.pt written by 'mindscaip export'"
+                    f"{path}: it is an archive with no mindscaip contract in it; "
+                    "give a model.pt written by 'mindscaip export'"
                 )
             text = archive.read(members[f"extra/{CONTRACT_FILE}"]).decode()
             metadata = json.loads(archive.read(members[f"extra/{METADATA_FILE}"]))
         contract = Contract.from_text(text, str(path))
         if payload_sha256(path) != contract.sha256:
-            raise MindscaipError(f"{path}: code or weights differ from the hash in its contract; export the model again")
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError, EOFError, OSError):
+            raise MindscaipError(
+                f"{path}: code or weights differ from the hash in its contract; export the model again"
+            )
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError, EOFError, OSError):
         raise MindscaipError(
-            f"{path}: not a whole model.pt (truncated, damaged or of another kind); write it again with 'mindscaip export'"
+            f"{path}: not a whole model.pt (truncated, damaged or of another kind); "
+            "write it again with 'mindscaip export'"
         ) from None
     return contract, metadata
 

@@ -31,7 +31,12 @@ def test_contract_says_what_the_model_is(model_file):
     contract, metadata = read_contract(model_file)
     assert contract.elements == tuple(ELEMENTS)
     assert (contract.cutoff, contract.list_cutoff, contract.k, contract.num_layers) == (4.0, 4.8, 8, 2)
-    assert (contract.dtype, contract.conservative, contract.smooth, contract.ranking) == ("float64", True, True, "source")
+    assert (contract.dtype, contract.conservative, contract.smooth, contract.ranking) == (
+        "float64",
+        True,
+        True,
+        "source",
+    )
     assert contract.parameters == sum(p.numel() for p in small_model().parameters())
     assert metadata == {"kind": "random weights"}
     assert Contract.from_text(contract.to_text(), "text") == contract
@@ -144,7 +149,7 @@ def test_a_newer_contract(tmp_path):
     path = write_toy(tmp_path / "toy.pt")
     exported = load_exported(path)
     write_exported(exported.module, path, replace(exported.contract, contract_version=2), {})
-    with pytest.raises(MindscaipError, match="contract has version 2, this mindscaip .* reads up to 1"):
+    with pytest.raises(MindscaipError, match=r"contract has version 2, this mindscaip .* reads up to 1"):
         load_exported(path)
 
 

@@ -18,9 +18,7 @@ BOTH = pytest.mark.parametrize("dtype", DTYPES)
 @BOTH
 @CASES
 def test_eager_model(case: GoldenCase, dtype: str):
-    energies, forces, virial = energy_forces_virial(
-        small_model(dtype=getattr(torch, dtype), seed=7), case.structure
-    )
+    energies, forces, virial = energy_forces_virial(small_model(dtype=getattr(torch, dtype), seed=7), case.structure)
     case.check(dtype, energy=energies.sum(), atom_energies=energies, forces=forces, virial=virial)
 
 
@@ -113,5 +111,3 @@ def test_lammps(case: GoldenCase, dtype: str, units: str, tmp_path, lammps_plugi
         forces=result.forces,
         virial=result.virial,
     )
-
-

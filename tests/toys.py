@@ -1,8 +1,8 @@
 """A tiny analytic potential that keeps the exported contract, so that engines are tested without a trained model.
 
-Energy: ``E = sum_i sum_{e=(i,*)} 0.5 * a_i a_j * w(d_e)``, ``w(d) = (1 - (d/r_c)^2)^3`` for ``d < r_c``; ``a = sqrt(Z)/4``. Plus a
-three-body term through the windows so that per-atom energies and virials are not those of a pair potential:
-``+ 0.1 * (sum_{e=(i,*)} a_j w(d_e))^2``, and ``-0.1 * Z_i`` per atom as the reference energy.
+Energy: ``E = sum_i sum_{e=(i,*)} 0.5 * a_i a_j * w(d_e)``, ``w(d) = (1 - (d/r_c)^2)^3`` for ``d < r_c``,
+``a = sqrt(Z)/4``, plus the many-body ``0.1 * (sum_{e=(i,*)} a_j w(d_e))^2`` per atom, so that per-atom energies and virials
+are not those of a pair potential, and ``-0.1 * Z_i`` per atom as the reference energy.
 """
 
 from pathlib import Path
@@ -48,11 +48,21 @@ class ToyPotential(torch.nn.Module):
         )
 
 
-def write_toy(path: str | Path, *, cutoff: float = 5.0, dtype: str = "float64", elements: tuple[str, ...] = ("H", "C", "N", "O")) -> Path:
+def write_toy(
+    path: str | Path, *, cutoff: float = 5.0, dtype: str = "float64", elements: tuple[str, ...] = ("H", "C", "N", "O")
+) -> Path:
     """Write the toy potential as a ``model.pt`` of the current contract and return its path."""
     contract = Contract(
-        elements=elements, cutoff=cutoff, list_cutoff=cutoff, k=30, num_layers=0, dtype=dtype,
-        conservative=True, smooth=True, ranking="source", parameters=0,
+        elements=elements,
+        cutoff=cutoff,
+        list_cutoff=cutoff,
+        k=30,
+        num_layers=0,
+        dtype=dtype,
+        conservative=True,
+        smooth=True,
+        ranking="source",
+        parameters=0,
     )
     module = torch.jit.script(ToyPotential(cutoff, dtype == "float32").eval())
     write_exported(module, path, contract, {"kind": "toy"})

@@ -56,10 +56,13 @@ def md_command(
     write_record(output, structure, record)
     result = drift(record)
     if as_json:
-        typer.echo(json.dumps({"engine": record.engine, "atoms": record.num_atoms, "steps": steps, **asdict(result)}, indent=1))
+        typer.echo(
+            json.dumps({"engine": record.engine, "atoms": record.num_atoms, "steps": steps, **asdict(result)}, indent=1)
+        )
         return
     console.print(
-        f"{record.engine}: {steps} steps of {timestep} fs, {record.num_atoms} atoms, mean {record.temperature.mean():.0f} K\n"
+        f"{record.engine}: {steps} steps of {timestep} fs, {record.num_atoms} atoms, "
+        f"mean {record.temperature.mean():.0f} K\n"
         f"energy drift: max {result.max_deviation:.4f}, end {result.end_deviation:.4f} meV/atom; slope "
         f"{result.slope:.3g} +- {result.slope_error:.2g} meV/atom/ns; fluctuation {result.fluctuation:.4f} meV/atom\n"
         f"wrote {output / 'nve.csv'} and {output / 'trajectory.xyz'}"

@@ -34,7 +34,7 @@ def train_command(
     if resume is not None and arguments:
         raise MindscaipError(f"--resume takes its configuration from the run; leave out {' '.join(arguments)}")
     if resume is None and not arguments and not show:
-        raise MindscaipError("give a configuration: a YAML file, preset=NAME or key=value (see 'mindscaip train --help')")
+        raise MindscaipError("give a configuration: a YAML file, preset=NAME or key=value; see --help")
     config = None if resume is not None else load_config(arguments or [])
     if show:
         typer.echo(describe_config(config or load_config([])), nl=False)

@@ -63,9 +63,9 @@ def window_ranks(
 ) -> Tensor:
     """Rank of every edge in its window: Eq. 6 (soft) or Eq. 4 (hard).
 
-    ``rank(i, j) = sum_j' s((d_ij - d_ij') / d0)``; the sum contains ``j' = j``, which adds 1/2. With the bump the sum is
-    truncated exactly: beyond ``d_(k) + 4 d0`` (``d_(k)``: the k-th shortest distance of the window) a rank is at least
-    k, so those edges get infinity; the ranks of the rest need only pairs within ``4 d0`` of each other.
+    ``rank(i, j) = sum_j' s((d_ij - d_ij') / d0)``; the sum contains ``j' = j``, which adds 1/2. With the bump the sum
+    is truncated exactly: beyond ``d_(k) + 4 d0`` (``d_(k)``: the k-th shortest distance of the window) a rank is at
+    least k, so those edges get infinity; the ranks of the rest need only pairs within ``4 d0`` of each other.
 
     Args:
         window: the window of each edge (its centre, or its neighbour for target windows), int64 ``[E]``.

@@ -1,8 +1,8 @@
 """Tokens and the windows that they attend in (paper, Section 4.1), in TorchScript.
 
-Tokens stand in one flat table ``[T, D]``, ``T = N + E``: first the self token of every atom (zero distance, weight 1), then
-one token per edge of the graph. The source window of atom ``i`` holds its self token and all edges ``(i, *)``; the target
-window holds its self token and all edges ``(*, i)``. Windows are padded to the longest one present, never cut.
+Tokens stand in one flat table ``[T, D]``, ``T = N + E``: first the self token of every atom (zero distance, weight 1),
+then one token per edge of the graph. The source window of atom ``i`` holds its self token and all edges ``(i, *)``; the
+target window holds its self token and all edges ``(*, i)``. Windows are padded to the longest one present, never cut.
 """
 
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def make_windows(
 
 
 class _Place(torch.autograd.Function):
-    """Tokens into slots, zeros at padding. Its transpose is :class:`_Take`, so no derivative needs a slow scatter-add."""
+    """Tokens into slots, zeros at padding. Its transpose is :class:`_Take`: no derivative needs a slow scatter-add."""
 
     @staticmethod
     def forward(ctx, tokens, token, slot, padding):  # type: ignore[no-untyped-def,override]

@@ -72,9 +72,7 @@ class Block(nn.Module):
     default factors, beside 8 D^2 of attention.
     """
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, temperature: float, edge_hidden: int, atom_hidden: int
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, temperature: float, edge_hidden: int, atom_hidden: int) -> None:
         super().__init__()
         self.source = WindowAttention(embed_dim, num_heads, temperature)
         self.target = WindowAttention(embed_dim, num_heads, temperature)

@@ -1,7 +1,7 @@
 """MinDScAIP, from edges to per-atom energies (paper, Section 4).
 
-Read from here: :mod:`mindscaip.graph.diffknn` selects and weighs edges (Eqs. 4-8, 10), :mod:`mindscaip.model.features` makes
-tokens, :mod:`mindscaip.graph.windows` arranges them, :mod:`mindscaip.model.attention` mixes them, and
+Read from here: :mod:`mindscaip.graph.diffknn` selects and weighs edges (Eqs. 4-8, 10), :mod:`mindscaip.model.features`
+makes tokens, :mod:`mindscaip.graph.windows` arranges them, :mod:`mindscaip.model.attention` mixes them, and
 :mod:`mindscaip.model.heads` reads the self tokens.
 """
 
@@ -28,6 +28,10 @@ class MinDScAIP(nn.Module):
         scale: eV; the energy head's output of order one is multiplied by it (eV/A for direct forces).
     """
 
+    species_of: Tensor
+    reference_energies: Tensor
+    scale: Tensor
+
     def __init__(
         self, config: ModelConfig, elements: list[str], reference_energies: dict[str, float], scale: float = 1.0
     ) -> None:
@@ -53,11 +57,21 @@ class MinDScAIP(nn.Module):
 
         width = config.embed_dim
         self.embedding = TokenEmbedding(
-            len(elements), width, config.num_radial, config.l_max, graph.cutoff, config.gamma, config.hidden_factor * width
+            len(elements),
+            width,
+            config.num_radial,
+            config.l_max,
+            graph.cutoff,
+            config.gamma,
+            config.hidden_factor * width,
         )
         self.blocks = nn.ModuleList(
             Block(
-                width, config.num_heads, config.temperature, config.hidden_factor * width, config.atom_hidden_factor * width
+                width,
+                config.num_heads,
+                config.temperature,
+                config.hidden_factor * width,
+                config.atom_hidden_factor * width,
             )
             for _ in range(config.num_layers)
         )
@@ -67,16 +81,16 @@ class MinDScAIP(nn.Module):
         self.set_precision(torch.float32)
 
     def _initialise(self, num_layers: int) -> None:
-        """Linear maps keep the variance; each residual branch adds ``1 / (3 layers)`` of it, so tokens stay of order one."""
+        """Linear maps keep the variance; a residual branch adds ``1 / (3 layers)`` of it: tokens stay of order one."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for branch in (block.source, block.target, block.edge_feed_forward, block.atom_feed_forward):
-                with torch.no_grad():
-                    branch.out.weight.mul_((3 * num_layers) ** -0.5)
+        with torch.no_grad():
+            for name, weight in self.blocks.named_parameters():
+                if name.endswith("out.weight"):
+                    weight.mul_((3 * num_layers) ** -0.5)
 
     def set_precision(self, dtype: torch.dtype) -> "MinDScAIP":
         """Convert weights to ``dtype``; reference energies and scale stay float64, where energies are summed."""
@@ -128,7 +142,7 @@ class MinDScAIP(nn.Module):
         """First half of block ``layer``: needs whole source windows."""
         for index, block in enumerate(self.blocks):
             if index == layer:
-                tokens = block.source_stage(tokens, source)
+                tokens = block.source_stage(tokens, source)  # type: ignore[operator]
         return tokens
 
     @torch.jit.export
@@ -136,7 +150,7 @@ class MinDScAIP(nn.Module):
         """Second half of block ``layer``: needs whole target windows."""
         for index, block in enumerate(self.blocks):
             if index == layer:
-                tokens = block.target_stage(tokens, target)
+                tokens = block.target_stage(tokens, target)  # type: ignore[operator]
         return tokens
 
     @torch.jit.export

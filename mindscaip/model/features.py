@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 
 class GaussianSmearing(nn.Module):
-    """``v_m(d) = exp(-(d - mu_m)^2 / (2 sigma^2))`` with ``sigma = gamma * spacing`` (paper, Section 5.1 and Appendix D).
+    """``v_m(d) = exp(-(d - mu_m)^2 / (2 sigma^2))``, ``sigma = gamma * spacing`` (paper, Section 5.1, Appendix D).
 
     A larger ``gamma`` bounds the derivatives of every linear combination of the ``v_m`` relative to its size.
     """
+
+    centers: Tensor
 
     def __init__(self, num_radial: int, cutoff: float, gamma: float) -> None:
         super().__init__()
@@ -31,6 +33,9 @@ class SphericalHarmonics(nn.Module):
     Each is a homogeneous polynomial of degree ``l`` in (x, y, z), so all of them are one product of monomials with a
     constant matrix: few operations, and derivatives of any order without a singular direction.
     """
+
+    exponents: Tensor
+    coefficients: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
@@ -54,9 +59,10 @@ class SphericalHarmonics(nn.Module):
 def harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray]:
     """Exponents ``[P, 3]`` of the monomials of degree up to ``l_max`` and coefficients ``[P, (l_max + 1)^2]``.
 
-    ``Y_lm = N_lm Q_lm(z) C_m(x, y)`` for ``m >= 0`` and with ``S_m`` for ``m < 0``, where ``C_m + i S_m = (x + iy)^m`` and ``Q_lm =
-    P_lm(z) / (1 - z^2)^(m/2)`` obeys ``(l-m) Q_lm = (2l-1) z Q_(l-1)m - (l+m-1) r^2 Q_(l-2)m``; the ``r^2`` (1 on the unit
-    sphere) keeps the polynomials homogeneous.
+    ``Y_lm = N_lm Q_lm(z) C_m(x, y)`` for ``m >= 0`` and with ``S_m`` for ``m < 0``, where
+    ``C_m + i S_m = (x + iy)^m`` and ``Q_lm = P_lm(z) / (1 - z^2)^(m/2)`` obeys
+    ``(l-m) Q_lm = (2l-1) z Q_(l-1)m - (l+m-1) r^2 Q_(l-2)m``; the ``r^2`` (1 on the unit sphere) keeps the
+    polynomials homogeneous.
     """
     Polynomial = dict[tuple[int, int, int], float]
 
@@ -77,7 +83,8 @@ def harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray]:
     z: Polynomial = {(0, 0, 1): 1.0}
     r2: Polynomial = {(2, 0, 0): 1.0, (0, 2, 0): 1.0, (0, 0, 2): 1.0}
 
-    cosines, sines = [one], [{}]
+    cosines: list[Polynomial] = [one]
+    sines: list[Polynomial] = [{}]
     for _ in range(l_max):
         c, s = cosines[-1], sines[-1]
         cosines.append(combine(multiply(c, x), 1.0, multiply(s, y), -1.0))
@@ -128,9 +135,7 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.radial.weight, std=1.0 / math.sqrt(2.5 * max(1.0, gamma)))
         nn.init.normal_(self.angular.weight, std=1.0 / (l_max + 1))
 
-    def forward(
-        self, species: Tensor, center: Tensor, neighbor: Tensor, distance: Tensor, direction: Tensor
-    ) -> Tensor:
+    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, distance: Tensor, direction: Tensor) -> Tensor:
         """Token table ``[N + E, D]`` from species ``[N]`` and edges ``[E]``."""
         edges = (
             self.radial(self.smearing(distance))

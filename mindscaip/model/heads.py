@@ -1,6 +1,5 @@
 """What is read from the self tokens: the energy (conservative), or forces directly (baseline)."""
 
-import torch
 from torch import Tensor, nn
 
 from mindscaip.model.attention import RMSNorm

@@ -92,7 +92,9 @@ def initial_velocities(structure: Structure, temperature: float, seed: int = 0) 
     return velocities * np.sqrt(0.5 * freedom * KELVIN_TO_EV * temperature / kinetic)
 
 
-def relax(model: ExportedModel | str | os.PathLike, structure: Structure, fmax: float = 0.01, steps: int = 500) -> Structure:
+def relax(
+    model: ExportedModel | str | os.PathLike, structure: Structure, fmax: float = 0.01, steps: int = 500
+) -> Structure:
     """Minimise the model's energy (BFGS, fixed cell) until the largest force is below ``fmax`` (eV/A).
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ase import Atoms
 from ase.io import read
 from ase.io.formats import UnknownFileTypeError
 
@@ -24,6 +25,7 @@ def read_start(text: str, seed: int = 0) -> Structure:
             atoms = read(path, index=0)
         except (UnknownFileTypeError, ValueError, IndexError, KeyError, OSError, StopIteration) as error:
             raise MindscaipError(f"{path}: ASE cannot read a structure from it ({error})") from None
+        assert isinstance(atoms, Atoms)  # one frame was asked for
         atoms.calc = None
         return Structure.from_ase(atoms, group=path.stem)
     if path.suffix in (".xyz", ".extxyz", ".cif", ".pdb", ".vasp", ".traj"):

@@ -16,7 +16,7 @@ from mindscaip.units import ANGSTROM_PER_FS_TO_ASE_VELOCITY
 
 
 def write_record(folder: Path, structure: Structure, record: NVERecord) -> None:
-    """Write ``nve.csv`` (step, fs, eV, eV, eV, K) and ``trajectory.xyz`` (extended xyz with momenta and energies)."""
+    """Write ``nve.csv`` (step, fs, eV, eV, eV, K) and ``trajectory.xyz`` (extended xyz with momenta, energies, engine)."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "nve.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -35,6 +35,7 @@ def write_record(folder: Path, structure: Structure, record: NVERecord) -> None:
     for positions, velocities, energy in zip(record.positions, record.velocities, record.potential_eV, strict=True):
         atoms = Atoms(numbers=structure.numbers, positions=positions, cell=structure.cell, pbc=structure.pbc)
         atoms.set_velocities(velocities * ANGSTROM_PER_FS_TO_ASE_VELOCITY)
+        atoms.info["engine"] = record.engine
         atoms.calc = SinglePointCalculator(atoms, energy=float(energy))
         frames.append(atoms)
     with atomic_path(folder / "trajectory.xyz") as temporary:

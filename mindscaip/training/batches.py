@@ -80,7 +80,7 @@ class StructureDataset:
         sizes = np.array([len(s) for s in structures])
         offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         vectors = [e.vectors for e in edges]
-        forces = [s.forces for s in structures]
+        forces = [np.asarray(s.forces) for s in structures]
         stresses = [np.full((3, 3), np.nan) if s.stress is None else s.stress for s in structures]
         if rotations is not None:
             vectors = [v @ r.T for v, r in zip(vectors, rotations, strict=True)]
@@ -90,7 +90,7 @@ class StructureDataset:
             numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures])),
             atom_structure=torch.from_numpy(np.repeat(np.arange(len(structures)), sizes)),
             num_atoms=torch.from_numpy(sizes),
-            edge_index=torch.from_numpy(np.concatenate([e.index + o for e, o in zip(edges, offsets, strict=True)], axis=1)),
+            edge_index=torch.from_numpy(np.concatenate([e.index + o for e, o in zip(edges, offsets, strict=True)], 1)),
             edge_vectors=torch.from_numpy(np.concatenate(vectors)),
             energy=torch.tensor([s.energy for s in structures], dtype=torch.float64),
             forces=torch.from_numpy(np.concatenate(forces)).to(torch.float32),

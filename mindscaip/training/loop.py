@@ -165,9 +165,11 @@ def fit(
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:
     """AdamW; weight decay acts on matrices only, not on norms, biases and element embeddings."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim == 2 and not name.startswith(("embedding.center", "embedding.neighbor", "embedding.atom"))
+        is_embedding = name.startswith(("embedding.center", "embedding.neighbor", "embedding.atom"))
+        is_matrix = parameter.ndim == 2 and not is_embedding
         (decayed if is_matrix else free).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},

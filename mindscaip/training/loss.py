@@ -26,7 +26,7 @@ class Predictor(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies float64 ``[B]`` (eV), forces ``[N, 3]`` (eV/A), virials ``[B, 3, 3]`` (eV; zeros for direct forces)."""
+        """Energies float64 ``[B]`` (eV), forces ``[N, 3]`` (eV/A), virials ``[B, 3, 3]`` (eV; 0 for direct forces)."""
         num_structures = batch.num_atoms.size(0)
         with torch.enable_grad():
             vectors = batch.edge_vectors.detach().requires_grad_(not self.model.direct)
@@ -43,8 +43,8 @@ class Predictor(nn.Module):
 def weighted_loss(prediction: tuple[Tensor, Tensor, Tensor], batch: Batch, weights: LossConfig) -> dict[str, Tensor]:
     """Loss terms and their weighted sum ``loss``.
 
-    ``energy``: mean over structures of ``|dE| / N`` (eV/atom); ``forces``: mean over atoms of ``||dF||_2`` (eV/A); ``stress``:
-    mean over labelled structures and components of ``|dS|`` (eV/A^3).
+    ``energy``: mean over structures of ``|dE| / N`` (eV/atom); ``forces``: mean over atoms of ``||dF||_2`` (eV/A);
+    ``stress``: mean over labelled structures and components of ``|dS|`` (eV/A^3).
     """
     energy, forces, virials = prediction
     terms = {

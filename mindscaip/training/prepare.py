@@ -47,7 +47,8 @@ def train(config: Config) -> dict[str, Any]:
     folder = Path(config.run)
     if (folder / CONFIG_FILE).exists():
         raise MindscaipError(
-            f"{folder} already holds a run; go on with it by 'mindscaip train --resume {folder}' or give another run=FOLDER"
+            f"{folder} already holds a run; go on with it by 'mindscaip train --resume {folder}' "
+            "or give another run=FOLDER"
         )
     data = read_data(config.data)
     record, model = make_model(config, data)
@@ -64,7 +65,9 @@ def resume(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise MindscaipError(f"{folder} holds no run (no {CONFIG_FILE}); start one with 'mindscaip train ... run={folder}'")
+        raise MindscaipError(
+            f"{folder} holds no run (no {CONFIG_FILE}); start one with 'mindscaip train ... run={folder}'"
+        )
     config = parse_config(yaml.safe_load(path.read_text())).model_copy(update={"run": str(folder)})
     data = read_data(config.data)
     record, model = make_model(config, data)
@@ -98,7 +101,9 @@ def read_data(settings: DataConfig) -> TrainingData:
         val_part, train_part = random_split(len(structures), [settings.val_fraction], seed=0, groups=groups)
         train, val = [structures[i] for i in train_part], [structures[i] for i in val_part]
     if not train or not val:
-        raise MindscaipError(f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on")
+        raise MindscaipError(
+            f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on; give more"
+        )
     return TrainingData(train[: settings.max_train], val, _isolated(settings), _sha256(settings))
 
 

@@ -88,7 +88,9 @@ def shell(count: int, radius: float) -> torch.Tensor:
     return radius * torch.stack(directions, 1)
 
 
-def graph_of(vectors: torch.Tensor, *, k: int = 30, cutoff: float = 6.0, kind: str = "diffknn", ranking: str = "source"):
+def graph_of(
+    vectors: torch.Tensor, *, k: int = 30, cutoff: float = 6.0, kind: str = "diffknn", ranking: str = "source"
+):
     """A star: atom 0 in the centre, one neighbour per vector."""
     num_edges = len(vectors)
     index = torch.stack([torch.zeros(num_edges, dtype=torch.int64), torch.arange(1, num_edges + 1)])

@@ -6,7 +6,6 @@ import torch
 from mindscaip.model.features import GaussianSmearing, SphericalHarmonics
 
 
-
 def sphere_quadrature(degree: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Product rule exact for polynomials up to ``degree``: Gauss-Legendre in z times uniform azimuths."""
     z, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)

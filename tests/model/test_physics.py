@@ -52,9 +52,7 @@ def test_virial_is_minus_the_strain_derivative(mode, box):
 
         def energy(h: float, strain=strain) -> float:
             deform = np.eye(3) + h * strain
-            moved = Structure(
-                structure.numbers, structure.positions @ deform, structure.cell @ deform, structure.pbc
-            )
+            moved = Structure(structure.numbers, structure.positions @ deform, structure.cell @ deform, structure.pbc)
             return energy_forces_virial(model, moved)[0].sum()
 
         assert richardson(energy, 5e-4) == pytest.approx(-virial[a, b], abs=1e-7 * np.linalg.norm(virial))

@@ -66,9 +66,7 @@ def test_nve_conserves_energy_to_second_order(tmp_path):
     model = write_toy(tmp_path / "toy.pt")
     structure = random_structure(8, size=4.0, seed=2)
     velocities = initial_velocities(structure, 300.0)
-    deviations = [
-        drift(run_nve("ase", model, structure, velocities, 20.0 / n, n)).max_deviation for n in (20, 40, 80)
-    ]
+    deviations = [drift(run_nve("ase", model, structure, velocities, 20.0 / n, n)).max_deviation for n in (20, 40, 80)]
     assert deviations[0] > 1e-7
     assert deviations[0] / deviations[1] == pytest.approx(4.0, rel=0.15)
     assert deviations[1] / deviations[2] == pytest.approx(4.0, rel=0.15)
@@ -94,7 +92,7 @@ def test_relax_finds_no_force(tmp_path):
 
 
 def test_an_unknown_engine():
-    with pytest.raises(MindscaipError, match="no engine named 'opnmm' .did you mean 'openmm'"):
+    with pytest.raises(MindscaipError, match=r"no engine named 'opnmm' .did you mean 'openmm'"):
         run_nve("opnmm", "model.pt", WATER, np.zeros((3, 3)), 0.5, 1)
 
 

@@ -51,9 +51,7 @@ def data_file(tmp_path_factory) -> Path:
     model = load_exported(write_toy(folder / "toy.pt"))
     rng = np.random.default_rng(0)
     start = random_structure(6, size=3.0, seed=1)
-    structures = [
-        Structure(start.numbers, start.positions + rng.normal(scale=0.1, size=(6, 3))) for _ in range(30)
-    ]
+    structures = [Structure(start.numbers, start.positions + rng.normal(scale=0.1, size=(6, 3))) for _ in range(30)]
     for structure, prediction in zip(structures, evaluate(model, structures), strict=True):
         structure.energy, structure.forces = prediction.energy, prediction.forces
     write(folder / "data.xyz", [s.to_ase() for s in structures], format="extxyz")
@@ -183,7 +181,7 @@ def test_half_a_checkpoint_is_not_taken_for_a_whole_one(content, tmp_path):
         torch.save({"model": {}}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(MindscaipError, match="not a (whole )?checkpoint"):
+    with pytest.raises(MindscaipError, match=r"not a (whole )?checkpoint"):
         load_checkpoint(path)
 
 
