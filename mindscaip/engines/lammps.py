@@ -224,7 +224,7 @@ def write_data(
         f"{len(structure)} atoms",
         f"{len(elements)} atom types",
         "",
-        *_box_lines(structure),
+        *_box(structure).lines(),
         "",
         "Masses",
         "",
@@ -351,58 +351,85 @@ def _plugin_on_path() -> bool:
     return find_plugin() is not None or any((Path(folder) / PLUGIN_FILE).is_file() for folder in folders if folder)
 
 
-def _box(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
-    """Lattice vectors (rows) and origin of the LAMMPS box; an open direction is perpendicular to the periodic ones."""
+@dataclass(frozen=True)
+class _Box:
+    """Lattice vectors (rows of ``cell``), origin, and which of the vectors are periodic."""
+
+    cell: np.ndarray
+    origin: np.ndarray
+    pbc: np.ndarray
+
+    @property
+    def is_restricted(self) -> bool:
+        """In LAMMPS's own form: ``a`` along x, ``b`` in the xy plane, right-handed."""
+        return bool((np.triu(self.cell, 1) == 0.0).all() and (np.diag(self.cell) > 0.0).all())
+
+    @property
+    def is_tilted(self) -> bool:
+        return bool((self.cell != np.diag(np.diag(self.cell))).any())
+
+    def lines(self) -> list[str]:
+        """Header lines of a data file."""
+        if not self.is_restricted:
+            return [
+                *(f"{_floats(row)} {name}" for row, name in zip(self.cell, ("avec", "bvec", "cvec"), strict=True)),
+                f"{_floats(self.origin)} abc origin",
+            ]
+        low, cell = self.origin, self.cell
+        lines = [f"{_floats((low[k], low[k] + cell[k, k]))} {name}lo {name}hi" for k, name in enumerate("xyz")]
+        return lines + ([f"{_floats((cell[1, 0], cell[2, 0], cell[2, 1]))} xy xz yz"] if self.is_tilted else [])
+
+
+def _box(structure: Structure) -> _Box:
+    """The LAMMPS box of a structure; an open direction becomes perpendicular to the periodic ones."""
+    pbc = structure.pbc
     cell = structure.cell.copy()
     origin = np.zeros(3)
-    if not structure.pbc.any():
+    if not pbc.any():
         cell = np.eye(3)
-    elif not structure.pbc.all():
-        cell[~structure.pbc] = 0.0
-        cell = Structure(structure.numbers, structure.positions, cell, structure.pbc).full_cell()
-    for k in np.flatnonzero(~structure.pbc):
+    elif not pbc.all():
+        cell[~pbc] = 0.0
+        cell = Structure(structure.numbers, structure.positions, cell, pbc).full_cell()
+    for k in np.flatnonzero(~pbc):
         direction = cell[k] / np.linalg.norm(cell[k])
         heights = structure.positions @ direction
         origin += (heights.min() - 1.0) * direction
         cell[k] = (np.ptp(heights) + 2.0) * direction
     # The same lattice in a right-handed set, which is what LAMMPS can describe.
     if np.linalg.det(cell) < 0.0:
-        flipped = int(np.flatnonzero(structure.pbc)[-1]) if structure.pbc.any() else 2
-        cell[flipped] *= -1.0
-    return cell, origin
+        cell[np.flatnonzero(pbc)[-1]] *= -1.0
+    box = _Box(cell, origin, pbc)
+    if box.is_restricted:
+        return box
+    # LAMMPS finds its rotation from arc cosines, which lose half of the digits for a cell that is almost in its own
+    # form. Another order of the same vectors has larger angles.
+    orders = [np.roll(np.arange(3), shift) for shift in range(3)]
+    best = max(orders, key=lambda order: _smallest_sine(cell[order]))
+    return _Box(cell[best], origin, pbc[best])
 
 
-def _is_restricted(cell: np.ndarray) -> bool:
-    return bool((np.triu(cell, 1) == 0.0).all() and (np.diag(cell) > 0.0).all())
-
-
-def _box_lines(structure: Structure) -> list[str]:
-    cell, origin = _box(structure)
-    if not _is_restricted(cell):
-        return [
-            *(f"{_floats(row)} {name}" for row, name in zip(cell, ("avec", "bvec", "cvec"), strict=True)),
-            f"{_floats(origin)} abc origin",
-        ]
-    lines = [
-        f"{_floats((origin[k], origin[k] + cell[k, k]))} {name}lo {name}hi" for k, name in enumerate(("x", "y", "z"))
-    ]
-    if np.tril(cell, -1).any():
-        lines.append(f"{_floats((cell[1, 0], cell[2, 0], cell[2, 1]))} xy xz yz")
-    return lines
+def _smallest_sine(cell: np.ndarray) -> float:
+    """Smallest sine, zeros left out, of the two angles by which LAMMPS turns a cell: ``a`` to x, then ``b`` to xy."""
+    a = cell[0] / np.linalg.norm(cell[0])
+    first = float(np.hypot(a[1], a[2]))
+    axis = np.array([0.0, a[2], -a[1]]) / first if first > 0.0 else np.array([1.0, 0.0, 0.0])
+    b = cell[1]
+    turned = b * a[0] + np.cross(axis, b) * first + axis * (axis @ b) * (1.0 - a[0])  # Rodrigues
+    second = float(abs(turned[2]) / np.hypot(turned[1], turned[2]))
+    return min((sine for sine in (first, second) if sine > 0.0), default=1.0)
 
 
 def _setup_lines(model_path: str | os.PathLike, structure: Structure, units: str, types: list[str]) -> list[str]:
-    cell, _ = _box(structure)
+    box = _box(structure)
     path = str(Path(model_path).resolve())
     quote = '"' if "'" in path else "'"  # single quotes also keep LAMMPS from reading a $ as a variable
-    boundary = " ".join("p" if periodic else "m" for periodic in structure.pbc)
-    tilted = not _is_restricted(cell) or bool(np.tril(cell, -1).any())
+    boundary = " ".join("p" if periodic else "m" for periodic in box.pbc)
     return [
         "",
         f"units           {units}",
         "atom_style      atomic",
         f"boundary        {boundary}    # p = periodic, m = open (the box follows the atoms)",
-        *(["box             tilt large"] if tilted else []),
+        *(["box             tilt large"] if box.is_tilted else []),
         f"read_data       {DATA_FILE}",
         "",
         f"pair_style      mindscaip {quote}{path}{quote}",
@@ -411,7 +438,7 @@ def _setup_lines(model_path: str | os.PathLike, structure: Structure, units: str
 
 
 def _dump_lines(structure: Structure, every: int, columns: str) -> list[str]:
-    general = not _is_restricted(_box(structure)[0])
+    general = not _box(structure).is_restricted
     return [
         "",
         f"dump            atoms all custom {every} {DUMP_FILE} id {columns}",

@@ -223,7 +223,8 @@ void PairMindscaip::init_style()
                    "the model; use 'special_bonds lj/coul 1 1 1'",
                    force->special_lj[1], force->special_lj[2], force->special_lj[3], force->special_coul[1],
                    force->special_coul[2], force->special_coul[3]);
-  if (neighbor->exclude)
+  // The lists of exclusions, and not the flag made from them, which LAMMPS sets after this.
+  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
     error->all(FLERR,
                "pair_style mindscaip: 'neigh_modify exclude' hides neighbours from the model; use 'neigh_modify exclude none'");
   if (neighbor->includegroup)

@@ -62,8 +62,9 @@ class TorchBackend : public Backend {
  private:
   void run(const GraphView &graph, ModelOutput &output)
   {
-    // The module differentiates inside its own forward; nothing outside it needs a gradient.
-    const torch::NoGradGuard no_grad;
+    // The module differentiates inside its own forward. Gradients must be on already when it is called: with them off,
+    // TorchScript's optimised second call takes the module's tensors for constants and returns gradients of zero.
+    const torch::AutoGradMode with_gradients(true);
     const auto integers = torch::TensorOptions().dtype(torch::kInt64);
     const auto reals = torch::TensorOptions().dtype(torch::kFloat64);
     const int64_t n = graph.num_atoms, e = graph.num_edges;

@@ -55,8 +55,9 @@ def test_golden_values(plugin: Path, dtype: str, case) -> None:
         (TRICLINIC * [[1.0], [1.0], [-1.0]] @ TURN, [True, True, True]),
         (TRICLINIC @ TURN, [True, False, True]),
         (TRICLINIC, [False, False, True]),
+        (TRICLINIC + np.array([[0.0, 2e-8, 0.0], [0.0, 0.0, -1e-8], [0.0, 0.0, 0.0]]), [True, True, True]),
     ],
-    ids=["turned crystal", "left-handed cell", "slab", "wire"],
+    ids=["turned crystal", "left-handed cell", "slab", "wire", "almost in LAMMPS's form"],
 )
 def test_any_cell_in_its_own_frame(plugin: Path, cell: np.ndarray, pbc: list[bool]) -> None:
     # The model is not invariant under rotation, so a frame that LAMMPS chose would show.
