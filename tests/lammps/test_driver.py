@@ -77,7 +77,7 @@ def test_drift_of_nve_is_second_order(plugin: Path) -> None:
     """Half the step, a quarter of the energy error, through rebuilds of the neighbour list."""
     velocities = start(ETHANOL, 3)
     errors = []
-    for timestep, steps in ((0.4, 100), (0.2, 200)):
+    for timestep, steps in ((0.4, 50), (0.2, 100)):
         record = run_nve(MODEL, ETHANOL, velocities, timestep, steps, threads=1)
         errors.append(np.abs(record.total_eV - record.total_eV[0]).max())
     assert errors[1] > 0.0
@@ -164,9 +164,7 @@ def test_mistakes_of_run_nve(velocities: np.ndarray, timestep: float, steps: int
 
 def test_errors_of_lammps_are_passed_on(plugin: Path) -> None:
     together = Structure([6, 6], [[0.0, 0, 0], [0.0, 0, 0]])
-    with pytest.raises(
-        MindscaipError, match=r"LAMMPS stopped: pair_style mindscaip: atom 1 .* stand on the same place"
-    ):
+    with pytest.raises(MindscaipError, match=r"LAMMPS stopped: .* atom 1 .* stand on the same place"):
         evaluate(MODEL, together, threads=1)
 
 
