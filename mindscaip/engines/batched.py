@@ -104,20 +104,23 @@ def _evaluate_batch(exported: ExportedModel, batch: Sequence[Structure], first: 
     index = np.concatenate([edges.index + offset for edges, offset in zip(lists, offsets, strict=False)], axis=1)
     owner = np.repeat(np.arange(len(batch)), [edges.index.shape[1] for edges in lists])
 
-    numbers = torch.from_numpy(np.concatenate([s.numbers for s in batch])).to(device)
-    edge_index = torch.from_numpy(index).to(device)
-    edge_vectors = torch.from_numpy(np.concatenate([edges.vectors for edges in lists])).to(device)
-    try:
-        energies, gradients, direct = exported.module(numbers, edge_index, edge_vectors)
-    except (RuntimeError, torch.jit.Error) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
+    # With gradients off in the caller, the second call of a TorchScript module would give zero forces without a word:
+    # it compiles for the mode that it finds. Inference mode would forbid the derivative altogether.
+    with torch.inference_mode(False), torch.enable_grad():
+        numbers = torch.from_numpy(np.concatenate([s.numbers for s in batch])).to(device)
+        edge_index = torch.from_numpy(index).to(device)
+        edge_vectors = torch.from_numpy(np.concatenate([edges.vectors for edges in lists])).to(device)
+        try:
+            energies, gradients, direct = exported.module(numbers, edge_index, edge_vectors)
+        except (RuntimeError, torch.jit.Error) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise MindscaipError(
+                    f"{len(numbers)} atoms with {len(owner)} edges do not fit into memory; "
+                    f"lower the batch size, which is {len(batch)}"
+                ) from None
             raise MindscaipError(
-                f"{len(numbers)} atoms with {len(owner)} edges do not fit into memory; "
-                f"lower the batch size, which is {len(batch)}"
+                f"{exported.path}: the model failed on {len(numbers)} atoms: {first_line(error)}"
             ) from None
-        raise MindscaipError(
-            f"{exported.path}: the model failed on {len(numbers)} atoms: {first_line(error)}"
-        ) from None
 
     gradients = gradients.to(torch.float64)
     virials: np.ndarray | None = None

@@ -14,6 +14,7 @@ from mindscaip.engines.ase import MindscaipCalculator
 from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from tests.ase_engine.cases import structures, write_special
+from tests.golden.cases import golden_cases, model_path
 from tests.reference import python_reference
 from tests.toys import write_toy
 
@@ -187,8 +188,13 @@ def test_mistakes_have_sentences(tmp_path: Path, toy: Path) -> None:
     assert evaluate(toy, []) == []
 
 
-def test_module_keeps_gradients_out_of_the_way(toy: Path) -> None:
-    """A caller inside ``no_grad`` gets the same forces."""
-    wanted = evaluate(toy, [CASES["molecule"]])[0].forces
-    with torch.no_grad():
-        np.testing.assert_array_equal(evaluate(toy, [CASES["molecule"]])[0].forces, wanted)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_caller_without_gradients(mode: type, dtype: str) -> None:
+    """Every call gives the same forces, whatever the caller does with gradients (TorchScript compiles at call two)."""
+    case = golden_cases()[0]
+    model = load_exported(model_path(dtype))
+    with mode():
+        for _ in range(3):
+            prediction = evaluate(model, [case.structure])[0]
+            case.check(dtype, energy=prediction.energy, forces=prediction.forces, virial=prediction.virial)
