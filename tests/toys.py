@@ -1,8 +1,8 @@
 """A tiny analytic potential that keeps the exported contract, so that engines are tested without a trained model.
 
 Energy: ``E = sum_i sum_{e=(i,*)} 0.5 * a_i a_j * w(d_e)``, ``w(d) = (1 - (d/r_c)^2)^3`` for ``d < r_c``,
-``a = sqrt(Z)/4``, plus the many-body ``0.1 * (sum_{e=(i,*)} a_j w(d_e))^2`` per atom, so that per-atom energies and virials
-are not those of a pair potential, and ``-0.1 * Z_i`` per atom as the reference energy.
+``a = sqrt(Z)/4``, plus the many-body ``0.1 * (sum_{e=(i,*)} a_j w(d_e))^2`` per atom, so that per-atom energies and
+virials are not those of a pair potential, and ``-0.1 * Z_i`` per atom as the reference energy.
 """
 
 from pathlib import Path
