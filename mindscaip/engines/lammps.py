@@ -24,9 +24,9 @@ from ase.data import chemical_symbols
 from mindscaip.contract import check_elements, read_contract
 from mindscaip.data.structure import Structure
 from mindscaip.engines.lammps_plugin_path import PLUGIN_FILE, find_plugin
+from mindscaip.engines.record import NVERecord, standard_masses
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.files import atomic_path
-from mindscaip.studies.record import NVERecord, standard_masses
 from mindscaip.units import KCAL_PER_MOL_TO_EV
 
 INPUT_FILE = "in.lammps"

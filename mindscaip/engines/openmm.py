@@ -23,8 +23,8 @@ from mindscaip.contract import ExportedModel, check_elements
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
 from mindscaip.engines.batched import as_exported, first_line
 from mindscaip.engines.openmm_module import OpenMMPotential
+from mindscaip.engines.record import NVERecord, standard_masses
 from mindscaip.errors import MindscaipError
-from mindscaip.studies.record import NVERecord, standard_masses
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, ANGSTROM_TO_NM, EV_TO_KJ_PER_MOL, NM_TO_ANGSTROM
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from ase.optimize import BFGS
 from mindscaip.contract import ExportedModel
 from mindscaip.data.structure import Structure
 from mindscaip.engines.ase import MindscaipCalculator
+from mindscaip.engines.record import NVERecord, standard_masses
 from mindscaip.errors import MindscaipError, did_you_mean
-from mindscaip.studies.record import NVERecord, standard_masses
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, ANGSTROM_PER_FS_TO_ASE_VELOCITY, EV_TO_MEV, KELVIN_TO_EV
 
 FS_PER_NS = 1e6

@@ -12,8 +12,8 @@ from mindscaip import units
 from mindscaip.data.structure import Structure
 from mindscaip.engines import lammps as driver
 from mindscaip.engines.lammps import evaluate, read_dump, read_thermo, run_nve, write_data
+from mindscaip.engines.record import standard_masses
 from mindscaip.errors import MindscaipError
-from mindscaip.studies.record import standard_masses
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV
 from tests.golden.cases import golden_cases, model_path
 from tests.models import random_structure

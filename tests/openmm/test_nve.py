@@ -8,8 +8,8 @@ import pytest
 from mindscaip.contract import load_exported
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import evaluate
+from mindscaip.engines.record import standard_masses
 from mindscaip.errors import MindscaipError
-from mindscaip.studies.record import standard_masses
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
 from tests.ase_engine.cases import structures, write_special
 from tests.toys import write_toy

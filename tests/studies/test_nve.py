@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mindscaip.data.structure import Structure
+from mindscaip.engines.record import NVERecord, standard_masses
 from mindscaip.errors import MindscaipError
 from mindscaip.studies.nve import compare, drift, initial_velocities, relax, run_nve
-from mindscaip.studies.record import NVERecord, standard_masses
 from mindscaip.studies.start import read_start
 from mindscaip.studies.write import write_record
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
