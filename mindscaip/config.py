@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,8 +36,8 @@ class ModelConfig(_Section):
 
     graph: GraphConfig = GraphConfig()
     embed_dim: int = Field(128, ge=1, description="width D of a token")
-    num_layers: int = Field(8, ge=1)
-    num_heads: int = Field(8, ge=1)
+    num_layers: int = Field(8, ge=1, description="number of blocks")
+    num_heads: int = Field(8, ge=1, description="attention heads; embed_dim is a multiple of it")
     hidden_factor: int = Field(2, ge=1, description="edge feed-forward: D -> factor * D -> D")
     atom_hidden_factor: int = Field(8, ge=1, description="the same for the self tokens, which are few")
     num_radial: int = Field(128, ge=2, description="number of Gaussians on [0, r_c]")
@@ -69,27 +69,27 @@ class DataConfig(_Section):
 class LossConfig(_Section):
     """Weights of ``|dE|/N`` per structure (eV/atom), ``||dF||_2`` per atom (eV/A), ``|dS|`` (eV/A^3)."""
 
-    energy: float = Field(1.0, ge=0)
-    forces: float = Field(2.0, ge=0)
-    stress: float = Field(0.0, ge=0, description="needs stress labels")
+    energy: float = Field(1.0, ge=0, description="weight of the energy")
+    forces: float = Field(2.0, ge=0, description="weight of the forces")
+    stress: float = Field(0.0, ge=0, description="weight of the stress; needs stress labels")
 
 
 class TrainingConfig(_Section):
     """The optimisation (paper, Table 7; the learning rate is ours, the paper does not give one)."""
 
     loss: LossConfig = LossConfig()
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, description="passes over the training structures")
     max_minutes: float | None = Field(None, gt=0, description="stop after this wall time; the schedule fits it")
     batch_size: int = Field(16, ge=1, description="structures per step")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate, after the warm-up")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="floor of the cosine over learning_rate")
     weight_decay: float = Field(1e-3, ge=0, description="not applied to norms, biases and embeddings")
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear rise of the learning rate")
     warmup_factor: float = Field(0.2, ge=0, le=1, description="learning rate at step 0 over learning_rate")
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights, which is exported")
     gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient")
     rotate: bool = Field(True, description="rotate every training structure at random: how the model learns symmetry")
-    seed: int = 0
+    seed: int = Field(0, description="of weights, order and rotations")
     val_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
@@ -101,7 +101,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
-    accelerator: Annotated[str, Field(description="cpu, cuda or auto")] = "auto"
+    accelerator: str = Field("auto", description="cpu, cuda or auto")
 
 
 def preset_names() -> list[str]:
@@ -111,7 +111,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """The keys that a preset sets.
+    """The keys that a preset sets, those of the preset that it names as ``base`` included.
 
     Raises:
         MindscaipError: no such preset; names the nearest one.
@@ -120,7 +120,11 @@ def load_preset(name: str) -> dict[str, Any]:
         raise MindscaipError(
             f"no preset named {name!r}{did_you_mean(name, preset_names())}; known: {', '.join(preset_names())}"
         )
-    return yaml.safe_load((resources.files("mindscaip.presets") / f"{name}.yaml").read_text()) or {}
+    own = yaml.safe_load((resources.files("mindscaip.presets") / f"{name}.yaml").read_text()) or {}
+    base = own.pop("base", None)
+    values = load_preset(base) if base is not None else {}
+    _merge(values, own)
+    return values
 
 
 def load_config(arguments: list[str]) -> Config:

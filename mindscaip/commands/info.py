@@ -17,22 +17,32 @@ def register(app: typer.Typer) -> None:
 
 def info_command(
     model: Path = typer.Argument(..., metavar="MODEL.pt"),
-    as_json: bool = typer.Option(False, "--json", help="Print contract and record as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print contract, parameters by room and record as JSON."),
 ) -> None:
-    """Show the contract and the training record of an exported model."""
+    """Show the contract of an exported model, where its parameters are, and its training record."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from mindscaip.contract import read_contract
+    from mindscaip.contract import load_exported
+    from mindscaip.model.parameters import parameters_by_room
 
-    contract, metadata = read_contract(model)
+    exported = load_exported(model)
+    contract, metadata = exported.contract, exported.metadata
+    rooms = parameters_by_room(exported.module)
     if as_json:
-        typer.echo(json.dumps({"contract": asdict(contract), "metadata": metadata}, indent=1))
+        typer.echo(
+            json.dumps({"contract": asdict(contract), "parameters_by_room": rooms, "metadata": metadata}, indent=1)
+        )
         return
     out = Console(highlight=False)
-    table = Table("key", "value", title=f"contract of {model}", show_lines=False)
+    table = Table("key", Column("value", overflow="fold"), title=f"contract of {model}")
     for line in contract.to_text().splitlines():
         table.add_row(*line.split(" ", 1))
+    out.print(table)
+    table = Table("room", Column("parameters", justify="right"), title="parameters by room")
+    for room, count in rooms.items():
+        table.add_row(room, f"{count:,}")
+    table.add_row("all", f"{sum(rooms.values()):,}", style="bold")
     out.print(table)
     table = Table("key", "value", title="record")
     for key, value in _flat(metadata):
