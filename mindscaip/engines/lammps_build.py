@@ -108,6 +108,7 @@ def tree_headers(tree: Path, mpi_include: Path | None = None) -> LammpsHeaders:
     Raises:
         MindscaipError: not a LAMMPS tree, or no ``mpi.h``.
     """
+    tree = tree.resolve()  # compilers run in the folder of the sources
     include = tree / "src" if (tree / "src" / "lammps.h").is_file() else tree
     if not (include / "lammps.h").is_file() or not (include / "version.h").is_file():
         raise MindscaipError(
@@ -122,7 +123,7 @@ def tree_headers(tree: Path, mpi_include: Path | None = None) -> LammpsHeaders:
         raise MindscaipError(
             f"{include}/version.h does not state a version such as '22 Jul 2025'; give a released LAMMPS tree"
         )
-    mpi_include = mpi_include or _mpicxx_include()
+    mpi_include = mpi_include.resolve() if mpi_include is not None else _mpicxx_include()
     if mpi_include is None or not (mpi_include / "mpi.h").is_file():
         raise MindscaipError(
             f"no mpi.h in {mpi_include or 'the folders of mpicxx'}; give --mpi-include DIR of the MPI that LAMMPS was "
@@ -156,7 +157,7 @@ def build(
     """
     sources = source_folder()
     compiler = _compiler()
-    folder = folder or _writable_folder()
+    folder = folder.resolve() if folder is not None else _writable_folder()
     plan = _Plan(headers, sources, compiler)
     with _locked(folder):
         stamp = plan.stamp()

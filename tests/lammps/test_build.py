@@ -82,7 +82,7 @@ def test_no_lammps(app: Typer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert isinstance(both.exception, MindscaipError)
 
 
-def test_source_tree_version(tmp_path: Path) -> None:
+def test_source_tree_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "lammps.h").touch()
     (tmp_path / "src" / "version.h").write_text('#define LAMMPS_VERSION "2 Aug 2023"\n')
@@ -90,8 +90,9 @@ def test_source_tree_version(tmp_path: Path) -> None:
     with pytest.raises(MindscaipError, match=r"no mpi.h in .*--mpi-include"):
         lammps_build.tree_headers(tmp_path, tmp_path / "mpi")
     (tmp_path / "mpi" / "mpi.h").touch()
-    headers = lammps_build.tree_headers(tmp_path, tmp_path / "mpi")
-    assert (headers.version, headers.include) == (20230802, tmp_path / "src")
+    monkeypatch.chdir(tmp_path)
+    headers = lammps_build.tree_headers(Path(), Path("mpi"))
+    assert headers == lammps_build.LammpsHeaders(20230802, tmp_path / "src", tmp_path / "mpi")
     (tmp_path / "src" / "version.h").write_text("#define LAMMPS_VERSION unknown\n")
     with pytest.raises(MindscaipError, match=r"version.h does not state a version"):
         lammps_build.tree_headers(tmp_path, tmp_path / "mpi")
