@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mindscaip.contract import ExportedModel, check_elements
+from mindscaip.contract import ExportedModel, check_elements, warn_of_energy
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
 from mindscaip.engines.batched import as_exported, first_line
 from mindscaip.engines.openmm_module import OpenMMPotential
@@ -156,31 +155,36 @@ def torch_force(
 
 
 def create_system(
-    topology: openmm.app.Topology,
+    topology_or_numbers: openmm.app.Topology | Sequence[int] | np.ndarray,
     model: str | os.PathLike | ExportedModel,
     *,
     atoms: Sequence[int] | None = None,
     periodic: bool | None = None,
 ) -> openmm.System:
-    """A ``System`` with the masses and the box of ``topology`` and the model as its only force.
+    """A ``System`` with the model as its only force.
 
+    Masses and box are those of the topology; atomic numbers alone give standard masses and leave OpenMM's default box.
     Without constraints and without removal of centre-of-mass motion: add OpenMM's own objects for those.
 
     Args:
-        atoms, periodic: as in :func:`torch_force`. Outside ``atoms`` particles feel nothing until other forces are
-            added to the System.
+        topology_or_numbers, atoms, periodic: as in :func:`torch_force`. Outside ``atoms`` particles feel nothing until
+            other forces are added to the System.
 
     Raises:
         MindscaipError: as :func:`torch_force`.
     """
-    force = torch_force(model, topology, atoms=atoms, periodic=periodic)
+    force = torch_force(model, topology_or_numbers, atoms=atoms, periodic=periodic)
     mm, _ = import_openmm()
     system = mm.System()
-    for atom in topology.atoms():
-        system.addParticle(atom.element.mass if atom.element is not None else 0.0)
-    box = topology.getPeriodicBoxVectors()
-    if box is not None:
-        system.setDefaultPeriodicBoxVectors(*box)
+    if hasattr(topology_or_numbers, "getPeriodicBoxVectors"):
+        for atom in topology_or_numbers.atoms():
+            system.addParticle(atom.element.mass if atom.element is not None else 0.0)
+        box = topology_or_numbers.getPeriodicBoxVectors()
+        if box is not None:
+            system.setDefaultPeriodicBoxVectors(*box)
+    else:
+        for number, mass in zip(topology_or_numbers, standard_masses(np.asarray(topology_or_numbers)), strict=True):
+            system.addParticle(float(mass) if number > 0 else 0.0)
     system.addForce(force)
     return system
 
@@ -441,12 +445,7 @@ def _torch_force(
     region = _region(numbers, atoms)
     contract = exported.contract
     check_elements(contract, sorted({chemical_symbols[z] for z in numbers[region]}), "the topology")
-    if not contract.conservative:
-        warnings.warn(
-            f"{exported.path}: its forces are a direct output and not the gradient of its energy; "
-            "energy is not conserved in NVE and pressure from energies does not match the forces",
-            stacklevel=3,
-        )
+    warn_of_energy(contract, exported.path, stacklevel=3)
     _, openmm_torch = import_openmm()
     whole = np.array_equal(region, np.arange(len(numbers)))
     wrapper = OpenMMPotential(

@@ -131,6 +131,18 @@ def test_region_excludes_particles_without_element(toy: Path) -> None:
     np.testing.assert_allclose(forces[[0, 2]], wanted_forces, atol=1e-8, rtol=0)
 
 
+def test_system_from_atomic_numbers(toy: Path) -> None:
+    structure = CASES["molecule"]
+    system = engine.create_system(structure.numbers, toy)
+    assert not system.usesPeriodicBoundaryConditions()
+    masses = [system.getParticleMass(i)._value for i in range(len(structure))]
+    np.testing.assert_allclose(masses[:4], [12.011, 12.011, 15.999, 1.008], atol=1e-3)
+    energy, _ = energy_and_forces(system, structure.positions, "CPU")
+    assert abs(energy - ase_results(structure, toy)[0]) < 1e-9 * len(structure)
+    dummy = engine.create_system([6, 0, 8], toy, atoms=[0, 2])
+    assert dummy.getParticleMass(1)._value == 0.0
+
+
 def test_box_changes_between_calls(toy: Path) -> None:
     structure = CASES["periodic liquid"]
     system = engine.create_system(topology_of(structure), toy)
