@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
-def lammps_plugin() -> Path:
+def plugin() -> Path:
     """The plugin of this environment, up to date; the build itself holds a file lock."""
     from mindscaip.engines import lammps_build
 

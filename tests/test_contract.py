@@ -87,6 +87,16 @@ def test_float32_edges_are_accepted(model_file):
     assert gradients.dtype == torch.float32
 
 
+def test_with_gradients_off_it_refuses_instead_of_giving_zero_forces(model_file):
+    exported = load_exported(model_file)
+    numbers, index, vectors = arguments(random_structure(5), exported.contract)
+    for _ in range(3):
+        with torch.no_grad(), pytest.raises(torch.jit.Error, match="call the model with gradients on"):
+            exported.module(numbers, index, vectors)
+    for _ in range(3):
+        assert exported.module(numbers, index, vectors)[1].abs().max() > 0
+
+
 def test_weights_of_the_exported_file_carry_no_gradient(model_file):
     assert not any(p.requires_grad for p in load_exported(model_file).module.parameters())
 

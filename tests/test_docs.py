@@ -45,7 +45,7 @@ def test_python_blocks(page: Path, tmp_path: Path):
     run([sys.executable, "page.py"], tmp_path)
 
 
-def test_readme(tmp_path: Path, lammps_plugin: Path):
+def test_readme(tmp_path: Path, plugin: Path):
     for module in ("openmm", "openmmtorch", "tblite", "rdkit"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed")

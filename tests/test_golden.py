@@ -100,7 +100,7 @@ def test_openmm(case: GoldenCase, dtype: str, platform: str):
 @BOTH
 @CASES
 @pytest.mark.parametrize("units", ["metal", "real"])
-def test_lammps(case: GoldenCase, dtype: str, units: str, tmp_path, lammps_plugin):
+def test_lammps(case: GoldenCase, dtype: str, units: str, tmp_path, plugin):
     from mindscaip.engines.lammps import evaluate as lammps_evaluate
 
     result = lammps_evaluate(model_path(dtype), case.structure, units=units, work=tmp_path)

