@@ -177,9 +177,10 @@ def create_system(
     mm, _ = import_openmm()
     system = mm.System()
     if hasattr(topology_or_numbers, "getPeriodicBoxVectors"):
-        for atom in topology_or_numbers.atoms():
+        topology: Any = topology_or_numbers
+        for atom in topology.atoms():
             system.addParticle(atom.element.mass if atom.element is not None else 0.0)
-        box = topology_or_numbers.getPeriodicBoxVectors()
+        box = topology.getPeriodicBoxVectors()
         if box is not None:
             system.setDefaultPeriodicBoxVectors(*box)
     else:
