@@ -15,6 +15,10 @@ from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 
 
+LARGEST_EXTENT = 1e5
+"""A. No structure is larger; the binning of the neighbour list fails beyond about ten times that."""
+
+
 @dataclass(frozen=True)
 class Edges:
     """A full neighbour list.
@@ -34,10 +38,13 @@ def neighbor_list(structure: Structure, cutoff: float) -> Edges:
     """All edges shorter than ``cutoff`` (A), whatever the size and shape of the cell.
 
     Raises:
-        MindscaipError: two atoms stand on the same place.
+        MindscaipError: two atoms stand on the same place, or the structure has flown apart.
     """
     if len(structure) == 0:
         return Edges(np.zeros((2, 0), np.int64), np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+    extent = float(np.ptp(structure.positions, axis=0).max())
+    if extent > LARGEST_EXTENT:
+        raise MindscaipError(f"the atoms are {extent:.3g} A apart: the structure has flown apart, or its unit is not A")
     periodic = structure.pbc.tolist()
     i, j, shifts, vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
         points=structure.positions,
