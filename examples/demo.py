@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from mindscaip.report.page import (
     format_seconds,
 )
 from mindscaip.units import EV_TO_MEV
+
+if TYPE_CHECKING:
+    from mindscaip.contract import Contract
 
 SCANS = Path(__file__).resolve().parent.parent / "tests" / "data_files" / "bsct-gfn2-small.h5"
 NEEDED = {
@@ -276,7 +280,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
     atoms = np.array([len(f) for f in frames])
     means = {name: energy[molecules == name].mean() for name in set(molecules)}
     offset = np.array([means[name] for name in molecules])
-    forces = np.concatenate([f.forces.ravel() for f in frames])
+    forces = np.concatenate([f.forces.ravel() for f in frames if f.forces is not None])
     predicted_forces = np.concatenate([p.forces.ravel() for p in predictions])
 
     openmm = read_record(folder / "nve-openmm")
@@ -372,7 +376,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
             Number("FSD, mean of the bond scans", mean["fsd"], "Å⁻¹"),
         ],
         sections=[
-            Section("What was run", [_facts(exported, size)]),
+            Section("What was run", [_facts(contract, size)]),
             Section("Learning curves", learning_curves(curves), side_by_side=True),
             Section(
                 "Test errors",
@@ -434,8 +438,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
     return numbers
 
 
-def _facts(exported, size: Size) -> Facts:
-    contract = exported.contract
+def _facts(contract: Contract, size: Size) -> Facts:
     return Facts(
         {
             "Model contract": {
