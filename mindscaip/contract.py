@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,7 +39,9 @@ class Contract:
 
     ``cutoff`` and ``list_cutoff`` are in A: no edge beyond ``cutoff`` carries weight, but neighbours up to
     ``list_cutoff`` influence the ranks of those that do. ``conservative`` is false when forces are a direct output,
-    ``smooth`` is false for a hard kNN graph. ``sha256`` covers code and weights (see :func:`payload_sha256`).
+    ``smooth`` is false for a hard kNN graph. ``staged`` is false when the module has ``forward`` alone and not the
+    stages of one layer after the other (an average over rotations). ``sha256`` covers code and weights (see
+    :func:`payload_sha256`).
     """
 
     elements: tuple[str, ...]
@@ -57,6 +60,7 @@ class Contract:
     energy_unit: str = "eV"
     length_unit: str = "Angstrom"
     edge_convention: str = EDGE_CONVENTION
+    staged: bool = True
     sha256: str = ""
 
     def to_text(self) -> str:
@@ -87,6 +91,8 @@ class Contract:
             )
         kwargs: dict[str, Any] = {}
         for f in fields(cls):
+            if f.name in _ADDED_LATER and f.name not in found:
+                continue
             if f.name not in found:
                 raise MindscaipError(f"{source}: its contract lacks the key {f.name!r}; export the model again")
             raw = found[f.name]
@@ -95,6 +101,33 @@ class Contract:
             except ValueError:
                 raise MindscaipError(f"{source}: its contract has {f.name} = {raw!r}, not a {f.type}") from None
         return cls(**kwargs)
+
+
+_ADDED_LATER = {"staged"}
+"""Keys that the first files of this version lack: their defaults are what those files are."""
+
+
+def energy_warning(contract: Contract, source: str | os.PathLike) -> str | None:
+    """Why energy is not conserved in NVE with this model, in one sentence, or None when it is."""
+    if not contract.conservative:
+        return (
+            f"{source}: its forces are a direct output and not the gradient of its energy; "
+            "energy is not conserved in NVE and pressure from energies does not match the forces"
+        )
+    if not contract.smooth:
+        return f"{source}: its energy jumps when neighbours change (its contract says smooth false); it drifts in NVE"
+    return None
+
+
+class EnergyWarning(UserWarning):
+    """The model does not conserve energy by its construction."""
+
+
+def warn_of_energy(contract: Contract, source: str | os.PathLike, stacklevel: int = 2) -> None:
+    """Issue :func:`energy_warning` as an :class:`EnergyWarning`; every engine calls this before dynamics."""
+    text = energy_warning(contract, source)
+    if text is not None:
+        warnings.warn(text, EnergyWarning, stacklevel=stacklevel + 1)
 
 
 def _parse_bool(raw: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import typer
@@ -32,7 +33,7 @@ def md_command(
     from dataclasses import asdict
 
     from mindscaip.console import console
-    from mindscaip.contract import check_elements, load_exported
+    from mindscaip.contract import EnergyWarning, check_elements, energy_warning, load_exported
     from mindscaip.errors import MindscaipError
     from mindscaip.studies.nve import drift, initial_velocities, relax, run_nve
     from mindscaip.studies.start import read_start
@@ -43,16 +44,15 @@ def md_command(
     exported = load_exported(model)
     structure = read_start(start, seed)
     check_elements(exported.contract, structure.symbols, start)
-    if not (exported.contract.conservative and exported.contract.smooth):
-        console.print(
-            f"warning: {model} is not {'conservative' if not exported.contract.conservative else 'smooth'}; "
-            "its energy will drift",
-            style="yellow",
-        )
-    if relax_first:
-        structure = relax(exported, structure)
-    velocities = initial_velocities(structure, temperature, seed)
-    record = run_nve(engine, model, structure, velocities, timestep, steps, every)
+    warning = energy_warning(exported.contract, model)
+    if warning is not None:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnergyWarning)  # said once, above
+        if relax_first:
+            structure = relax(exported, structure)
+        velocities = initial_velocities(structure, temperature, seed)
+        record = run_nve(engine, model, structure, velocities, timestep, steps, every)
     write_record(output, structure, record)
     result = drift(record)
     if as_json:

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mindscaip.contract import Contract, ExportedModel, check_elements
+from mindscaip.contract import Contract, ExportedModel, check_elements, warn_of_energy
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import as_exported, evaluate
 from mindscaip.errors import MindscaipError
@@ -44,6 +44,7 @@ class MindscaipCalculator(Calculator):
     def __init__(self, model: str | os.PathLike | ExportedModel, device: str | torch.device = "cpu") -> None:
         super().__init__()
         self.model = as_exported(model, device)
+        warn_of_energy(self.contract, self.model.path)
 
     @property
     def contract(self) -> Contract:

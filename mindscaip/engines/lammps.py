@@ -21,7 +21,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from mindscaip.contract import check_elements, read_contract
+from mindscaip.contract import check_elements, read_contract, warn_of_energy
 from mindscaip.data.structure import Structure
 from mindscaip.engines.lammps_plugin_path import PLUGIN_FILE, find_plugin
 from mindscaip.engines.record import NVERecord, standard_masses
@@ -336,6 +336,8 @@ def _prepare(
     model_path: str | os.PathLike, structure: Structure, velocities: np.ndarray | None, units: str, folder: Path
 ) -> list[str]:
     contract, _ = read_contract(model_path)
+    if velocities is not None:
+        warn_of_energy(contract, model_path, stacklevel=3)
     check_elements(contract, structure.symbols, "the structure")
     if len(structure) == 0:
         raise MindscaipError("the structure has no atoms; LAMMPS needs at least one")
