@@ -180,6 +180,15 @@ def write_exported(
     return contract
 
 
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether ``path`` is an archive with a contract in it, whole or not (a checkpoint of a run is not)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/extra/{CONTRACT_FILE}") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
 def read_contract(path: str | os.PathLike) -> tuple[Contract, dict[str, Any]]:
     """Read contract and metadata of ``model.pt`` without loading its code.
 

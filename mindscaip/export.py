@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mindscaip.contract import Contract, load_exported, write_exported
+from mindscaip import __version__
+from mindscaip.contract import Contract, ExportedModel, load_exported, write_exported
 from mindscaip.errors import MindscaipError
+from mindscaip.files import atomic_path
 from mindscaip.graph.diffknn import Graph
 from mindscaip.graph.windows import Windows
 from mindscaip.model.backbone import MinDScAIP
+from mindscaip.model.rotations import RotationAverage, RotationGrid, rotation_grid
 from mindscaip.training.checkpoint import BEST, LAST, build_model, load_checkpoint
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ROTATIONS = "rotations"
+"""Key of the metadata that says over which rotations a model is averaged."""
 
 
 class ExportedPotential(nn.Module):
@@ -33,19 +40,18 @@ class ExportedPotential(nn.Module):
 
     def forward(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Atomic numbers ``[N]``, edges ``[2, E]``, ``[E, 3]`` to atom energies, edge gradients, direct forces."""
-        # Engines may call with gradients off; TorchScript has no ``with torch.enable_grad()``.
-        before = torch.is_grad_enabled()
-        torch.set_grad_enabled(not self.direct)
+        # TorchScript has no ``with torch.enable_grad()``, and its compiled code keeps the mode of the caller: with
+        # gradients off there, the derivative would be zero without a word.
         vectors = edge_vectors.detach().requires_grad_(not self.direct)
         energies, forces = self.model(numbers, edge_index, vectors)
         gradients = torch.zeros_like(edge_vectors)
-        if not self.direct:
+        if not self.direct and edge_vectors.size(0) > 0:
             total = energies.sum()
-            if total.requires_grad:  # without edges, nothing depends on them
-                gradient = torch.autograd.grad([total], [vectors], allow_unused=True)[0]
-                if gradient is not None:
-                    gradients = gradient.detach()
-        torch.set_grad_enabled(before)
+            if not total.requires_grad:
+                raise RuntimeError("mindscaip: call the model with gradients on, outside torch.no_grad()")
+            gradient = torch.autograd.grad([total], [vectors], allow_unused=True)[0]
+            if gradient is not None:  # no edge within the cutoff
+                gradients = gradient.detach()
         return energies.detach(), gradients, forces.detach().to(edge_vectors.dtype)
 
     @torch.jit.export
@@ -109,8 +115,16 @@ def export_model(
     return contract
 
 
-def compare_with_eager(eager: ExportedPotential, path: Path, elements: list[str]) -> None:
+def compare_with_eager(
+    eager: nn.Module,
+    path: Path,
+    elements: Sequence[str],
+    sizes: Sequence[tuple[int, float]] = ((1, 1.0), (2, 2.5), (12, 5.0), (40, 8.0)),
+) -> None:
     """Reload ``path`` and compare it with the eager module on random structures.
+
+    Args:
+        sizes: numbers of atoms and edges (A) of the cubes that hold them.
 
     Raises:
         MindscaipError: energies or gradients differ by more than rounding.
@@ -124,14 +138,17 @@ def compare_with_eager(eager: ExportedPotential, path: Path, elements: list[str]
     tolerance = 1e-9 if reloaded.contract.dtype == "float64" else 1e-4
     generator = torch.Generator().manual_seed(0)
     known = torch.tensor([atomic_numbers[symbol] for symbol in elements])
-    for num_atoms, box in ((1, 1.0), (2, 2.5), (12, 5.0), (40, 8.0)):
+    for num_atoms, box in sizes:
         positions = box * torch.rand((num_atoms, 3), generator=generator, dtype=torch.float64)
         numbers = known[torch.randint(len(elements), (num_atoms,), generator=generator)]
         edges = neighbor_list(Structure(numbers.numpy(), positions.numpy()), reloaded.contract.list_cutoff)
         arguments = (numbers, torch.from_numpy(edges.index), torch.from_numpy(edges.vectors))
-        for name, ours, theirs in zip(
-            ("energies", "edge gradients", "forces"), eager(*arguments), reloaded.module(*arguments), strict=True
-        ):
+        with torch.random.fork_rng(devices=[]):  # a model of random rotations draws the same ones
+            torch.manual_seed(num_atoms)
+            expected = eager(*arguments)
+            torch.manual_seed(num_atoms)
+            found = reloaded.module(*arguments)
+        for name, ours, theirs in zip(("energies", "edge gradients", "forces"), expected, found, strict=True):
             difference = (ours - theirs).abs().max().item() if ours.numel() else 0.0
             bound = tolerance * (1.0 + (ours.abs().max().item() if ours.numel() else 0.0))
             if not difference <= bound:
@@ -156,6 +173,54 @@ def export_run(run: Path, path: Path, *, dtype: str = "float32", checkpoint: str
     state = load_checkpoint(file)
     model, config = build_model(state)
     metadata = {"config": state["config"], "record": state["record"]}
-    return export_model(
-        model, path, elements=state["elements"], k=config.model.graph.k, dtype=dtype, metadata=metadata
+    return export_model(model, path, elements=state["elements"], k=config.model.graph.k, dtype=dtype, metadata=metadata)
+
+
+def rotated(exported: ExportedModel, grid: RotationGrid) -> ExportedModel:
+    """The average of an exported model over ``grid``, in memory (see :mod:`mindscaip.model.rotations`).
+
+    Raises:
+        MindscaipError: the model is an average over rotations already.
+    """
+    if ROTATIONS in exported.metadata:
+        raise MindscaipError(
+            f"{exported.path}: it is averaged over {exported.metadata[ROTATIONS]['grid']} already; "
+            "give the model that it was made from"
+        )
+    average = RotationAverage(exported.module, grid, exported.contract.conservative)
+    contract = replace(
+        exported.contract,
+        conservative=exported.contract.conservative and not grid.random,
+        smooth=exported.contract.smooth and not grid.random,
+        staged=False,
+        mindscaip_version=__version__,
+        torch_version=str(torch.__version__),
+        sha256="",
     )
+    record = {"grid": grid.name, "evaluations": len(grid), "base_sha256": exported.contract.sha256}
+    return ExportedModel(
+        module=torch.jit.script(average.eval()),
+        contract=contract,
+        metadata={**exported.metadata, ROTATIONS: record},
+        path=exported.path,
+    )
+
+
+def export_rotated(base: Path, path: Path, rotations: str) -> Contract:
+    """Write the average of the ``model.pt`` at ``base`` over ``rotations``, reload it and compare.
+
+    Args:
+        rotations: as :func:`mindscaip.model.rotations.rotation_grid` reads it.
+
+    Raises:
+        MindscaipError: ``rotations`` is not understood, ``base`` is not a whole model or averaged already, or the
+            reloaded file differs (nothing is kept then).
+    """
+    grid = rotation_grid(rotations)
+    exported = load_exported(base)
+    average = rotated(exported, grid)
+    eager = RotationAverage(exported.module, grid, exported.contract.conservative).eval()
+    with atomic_path(path) as temporary:
+        contract = write_exported(average.module, temporary, average.contract, average.metadata)
+        compare_with_eager(eager, temporary, contract.elements, sizes=((1, 1.0), (4, 3.0)))
+    return contract

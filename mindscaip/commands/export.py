@@ -1,4 +1,4 @@
-"""``mindscaip export``: one model.pt from a run."""
+"""``mindscaip export``: one model.pt from a run, or a rotation average of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import typer
 
-_EXAMPLE = "Example:  mindscaip export runs/first -o model.pt --dtype float64"
+_EXAMPLE = (
+    "Example:  mindscaip export runs/first -o model.pt --dtype float64\n\n"
+    "Average:  mindscaip export model.pt -o averaged.pt --rotations lebedev:3"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -15,20 +18,49 @@ def register(app: typer.Typer) -> None:
 
 
 def export_command(
-    run: Path = typer.Argument(..., metavar="RUN", help="Folder of a run, or a checkpoint file."),
+    source: Path = typer.Argument(..., metavar="RUN", help="Folder of a run, a checkpoint file, or a model.pt."),
     output: Path = typer.Option(..., "--output", "-o", metavar="MODEL.pt", help="The file to write."),
-    dtype: str = typer.Option("float32", help="Precision of the weights: float32 or float64."),
-    checkpoint: str = typer.Option("best", help="best or last."),
+    dtype: str = typer.Option(None, help="Precision of the weights: float32 (default) or float64."),
+    checkpoint: str = typer.Option(None, help="best (default) or last."),
+    rotations: str = typer.Option(
+        None,
+        metavar="GRID",
+        help="Average over rotations: lebedev:ORDER, lebedev:ORDERxANGLES or random; +inversion may follow.",
+    ),
 ) -> None:
     """Export the averaged (EMA) weights of a run; the file is reloaded and compared before it counts as done."""
-    from mindscaip.console import console
-    from mindscaip.errors import MindscaipError
-    from mindscaip.export import export_run
+    import tempfile
 
-    if checkpoint not in ("best", "last"):
+    from mindscaip.console import console
+    from mindscaip.contract import is_exported
+    from mindscaip.errors import MindscaipError
+    from mindscaip.export import export_rotated, export_run
+    from mindscaip.model.rotations import rotation_grid
+
+    if checkpoint not in (None, "best", "last"):
         raise MindscaipError(f"--checkpoint {checkpoint!r} is neither best nor last")
-    contract = export_run(run, output, dtype=dtype, checkpoint=checkpoint)
+    if rotations is not None:
+        rotation_grid(rotations)  # a mistake in it is reported before anything is done
+    if is_exported(source):
+        if rotations is None:
+            raise MindscaipError(f"{source}: it is exported already; give --rotations to average it")
+        if dtype is not None or checkpoint is not None:
+            raise MindscaipError(f"{source}: --dtype and --checkpoint are for runs, and this is a model.pt")
+        contract = export_rotated(source, output, rotations)
+    else:
+        choice = {"dtype": dtype or "float32", "checkpoint": checkpoint or "best"}
+        if rotations is None:
+            contract = export_run(source, output, **choice)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                base = Path(folder) / "model.pt"
+                export_run(source, base, **choice)
+                contract = export_rotated(base, output, rotations)
+    what = "equal to the trained model"
+    if rotations is not None:
+        grid = rotation_grid(rotations)
+        what = f"equal to its average over {grid.name} ({len(grid)} evaluations per call)"
     console.print(
         f"wrote {output}: {' '.join(contract.elements)}, {contract.parameters} parameters, {contract.dtype}; "
-        "reloaded and equal to the trained model"
+        f"reloaded and {what}"
     )
