@@ -63,14 +63,15 @@ def window_ranks(
 ) -> Tensor:
     """Rank of every edge in its window: Eq. 6 (soft) or Eq. 4 (hard).
 
-    ``rank(i, j) = sum_j' s((d_ij - d_ij') / d0)``; the sum contains ``j' = j``, which adds 1/2. With the bump the sum
-    is truncated exactly: beyond ``d_(k) + 4 d0`` (``d_(k)``: the k-th shortest distance of the window) a rank is at
-    least k, so those edges get infinity; the ranks of the rest need only pairs within ``4 d0`` of each other.
+    ``rank(i, j) = sum_j' s((d_ij - d_ij') / d0)``; the sum contains ``j' = j``, which adds 1/2. It is cut exactly:
+    ``s(x >= 0) >= 1/2``, so with ``a`` edges shorter by more than the reach ``4 d0`` of the bump and ``b`` others not
+    longer (itself included), a rank is at least ``a + b/2``. Where that is ``k`` or more the edge gets infinity; the
+    rest need only pairs within ``4 d0`` of each other, each pair once because ``s(-x) = 1 - s(x)``.
 
     Args:
         window: the window of each edge (its centre, or its neighbour for target windows), int64 ``[E]``.
         distance: float64 ``[E]``, A.
-        rank_function: ``bump`` or ``sigmoid`` (not truncated: it has no finite reach).
+        rank_function: ``bump`` or ``sigmoid`` (every pair of a window counts: it has no finite reach).
         hard: count shorter edges instead.
 
     Returns:
@@ -82,46 +83,45 @@ def window_ranks(
     if num_edges == 0:
         return ranks
     plain = distance.detach()
-    by_distance = torch.argsort(plain)
-    order = by_distance[torch.argsort(window[by_distance], stable=True)]
-    row = window[order]
     counts = torch.bincount(window, minlength=num_windows)
     first = torch.cumsum(counts, 0) - counts
-    column = torch.arange(num_edges, device=device) - first[row]
     width = int(counts.max().item())
-    # Sorted distances, one row per window, padded with infinity.
+    columns = torch.arange(width, device=device)
+    filled = columns < counts.unsqueeze(1)
+    # One row per window, sorted by distance, padded with infinity; ``order[first[row] + column]`` is the edge there.
+    by_window = torch.argsort(window, stable=True)
     table = torch.full((num_windows, width), float("inf"), dtype=plain.dtype, device=device)
-    table[row, column] = plain[order]
+    table[filled] = plain[by_window]
+    table, within = torch.sort(table, dim=1, stable=True)
+    order = by_window[(within + first.unsqueeze(1))[filled]]
 
     if hard:
-        shorter = torch.searchsorted(table, table)
         hard_ranks = torch.zeros_like(plain)
-        hard_ranks[order] = shorter[row, column].to(plain.dtype)
+        hard_ranks[order] = torch.searchsorted(table, table)[filled].to(plain.dtype)
         return hard_ranks
 
-    reach = bump_reach * d0 if rank_function == "bump" else float("inf")
-    last = table[:, k - 1] + reach if width >= k else torch.full_like(table[:, 0], float("inf"))
-    ranked = plain[order] <= last[row]
-    edge = order[ranked]
-    row = row[ranked]
-    column = column[ranked]
+    # An edge in column c has c + 1 edges not longer than itself: a rank below k needs a column below 2k - 1.
+    near = table[:, : 2 * k - 1].contiguous()
+    columns = columns[: near.size(1)]
     if rank_function == "bump":
-        # Pairs farther apart than the reach contribute exactly 0 or 1: count the ones, sum over the rest.
-        begin = torch.searchsorted(table, table - reach, right=True)[row, column]
-        end = torch.searchsorted(table, table + reach)[row, column]
+        reach = bump_reach * d0
+        begin = torch.searchsorted(table, near - reach, right=True)
+        end = torch.searchsorted(table, near + reach)
     else:
-        begin = torch.zeros_like(row)
-        end = counts[row]
-    pairs_per_edge = end - begin
-    pair_edge = torch.repeat_interleave(pairs_per_edge)
-    pair_start = torch.cumsum(pairs_per_edge, 0) - pairs_per_edge
-    offset = torch.arange(pair_edge.size(0), device=device) - pair_start[pair_edge]
-    other = order[(first[row] + begin)[pair_edge] + offset]
-    own_distance = distance[edge]
-    difference = (own_distance[pair_edge] - distance[other]) / d0
+        begin = torch.zeros(near.size(), dtype=torch.int64, device=device)
+        end = counts.unsqueeze(1).expand_as(begin)
+    chosen = torch.nonzero(filled[:, : near.size(1)] & (begin + columns < 2 * k - 1))
+    row, column = chosen[:, 0], chosen[:, 1]
+    place = first[row] + column
+    longer = end[row, column] - column - 1
+    lower = torch.repeat_interleave(place, longer)
+    upper = torch.arange(1, lower.size(0) + 1, device=device)
+    upper = upper + torch.repeat_interleave(place - (torch.cumsum(longer, 0) - longer), longer)
+    ordered = distance[order]
+    difference = (ordered.index_select(0, upper) - ordered.index_select(0, lower)) / d0
     step = bump(difference) if rank_function == "bump" else torch.sigmoid(difference)
-    soft = begin.to(plain.dtype).index_add(0, pair_edge, step)
-    return ranks.index_put([edge], soft)
+    soft = torch.zeros_like(plain).index_add(0, upper, step).index_add(0, lower, 1.0 - step)
+    return ranks.index_put([order[place]], soft[place] + (begin[row, column].to(plain.dtype) + 0.5))
 
 
 def build_graph(
@@ -151,7 +151,6 @@ def build_graph(
     listed = torch.nonzero(all_distances.detach() < list_cutoff(cutoff, d0)).squeeze(1)
     center = edge_index[0][listed]
     neighbor = edge_index[1][listed]
-    vectors = vectors[listed]
     distance = all_distances[listed]
 
     hard = kind == "knn"
@@ -184,6 +183,6 @@ def build_graph(
         center=center[kept],
         neighbor=neighbor[kept],
         distance=distance[kept],
-        direction=vectors[kept] / distance[kept].unsqueeze(1),
+        direction=vectors[listed[kept]] / distance[kept].unsqueeze(1),
         log_envelope=log_envelope[order],
     )
