@@ -82,7 +82,7 @@ def evaluate_command(
     out.print(table)
     if symmetries:
         table = Table(
-            *("average over", "calls", "energy\nspread", "largest", "force\nspread", "energy\nMAE", "force\nMAE"),
+            *("average over", "cost", "energy\nspread", "largest", "force\nspread", "energy\nMAE", "force\nMAE"),
             title=f"{rotations} random orientations of each structure (meV/atom, meV/A)",
         )
         sizes = {"model": 1} | {grid.name: len(grid) for grid in grids}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mindscaip.errors import MindscaipError
 from mindscaip.model.derivatives import forces_from_edge_gradients
 
-EDGES_PER_CALL = 50_000
+EDGES_PER_CALL = 5_000
 """Copies of the structure are put into one call up to this many atoms and edges together; then comes another call.
 
 TorchScript cannot ask how much memory is free, so the bound is a number: enough to fill a device, and a few GB for the
