@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -119,13 +120,11 @@ class Demo:
         output: Path,
         *,
         resume: Sequence[str] | None = None,
-        threads: int = 0,
     ) -> None:
         """Run ``mindscaip ARGUMENTS`` unless the same command has made ``output`` before.
 
         Args:
             resume: arguments that go on with this step after an interruption; by default the same ones.
-            threads: for torch; 0 leaves the choice to the command.
         """
         command = "mindscaip " + shlex.join(arguments)
         entry = self._done.get(title, {})
@@ -146,7 +145,7 @@ class Demo:
         elif output.is_file():
             _remove(output)
         self._remember(title, command, None)
-        seconds = _run_mindscaip(arguments, threads)
+        seconds = _run_mindscaip(arguments)
         self._remember(title, command, seconds)
         self.commands.append(Command(title, command, seconds))
         print(f"took {format_seconds(seconds)}")
@@ -157,13 +156,10 @@ class Demo:
             temporary.write_text(json.dumps(self._done, indent=1) + "\n")
 
 
-def _run_mindscaip(arguments: Sequence[str], threads: int) -> float:
+def _run_mindscaip(arguments: Sequence[str]) -> float:
     """Run a command of the package; on Ctrl-C let it put its work away first."""
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "mindscaip.cli", *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "mindscaip.cli", *arguments])
     try:
         status = process.wait()
     except KeyboardInterrupt:
@@ -220,12 +216,12 @@ def run_demo(folder: Path, size: Size) -> None:
     command = f"mindscaip evaluate {model} {test}"
     print(f"$ {command}", flush=True)
     demo.commands.append(
-        Command("Errors on the test frames", command, _run_mindscaip(["evaluate", str(model), str(test)], 0))
+        Command("Errors on the test frames", command, _run_mindscaip(["evaluate", str(model), str(test)]))
     )
 
     demo.heading("Build pair_style mindscaip for LAMMPS")
     print("$ mindscaip lammps build", flush=True)
-    seconds = _run_mindscaip(["lammps", "build"], 0)
+    seconds = _run_mindscaip(["lammps", "build"])
     demo.commands.append(Command("Build pair_style mindscaip for LAMMPS", "mindscaip lammps build", seconds))
 
     dynamics = ["--temperature", f"{NVE_TEMPERATURE:g}", "--timestep", f"{TIMESTEP:g}", "--steps", str(size.nve_steps)]
@@ -237,7 +233,6 @@ def run_demo(folder: Path, size: Size) -> None:
             f"Constant-energy dynamics in {name}",
             ["md", str(model), size.nve_molecule, "--engine", engine, *dynamics, "-o", str(output)],
             output,
-            threads=1,
         )
     demo.run(
         "Smoothness along bond scans labelled with GFN2-xTB",
@@ -492,12 +487,12 @@ def _print_summary(numbers: dict[str, list[Number]], folder: Path, model: Path) 
 
 
 def _wrapped(command: str) -> str:
-    """The command as one would type it, in lines of at most 100 characters."""
+    """The command as one would type it, in lines of at most 100 characters; options stay with their values."""
     lines = [""]
-    for word in command.split(" "):
-        if len(lines[-1]) + len(word) > 96:
+    for part in re.split(r" (?=-|\S+=)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > 96:
             lines.append("   ")
-        lines[-1] += (" " if lines[-1] else "") + word
+        lines[-1] += (" " if lines[-1] else "") + part
     return " \\\n".join(lines)
 
 
@@ -526,6 +521,8 @@ def main() -> None:
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     folder = arguments.output or Path(size.folder)
+    # Where other programs share the cores, two threads that wait for each other are several times slower than one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     started = time.monotonic()
     try:
         _check_installed()
