@@ -22,8 +22,8 @@ from mindscaip.model.derivatives import forces_from_edge_gradients
 EDGES_PER_CALL = 5_000
 """Copies of the structure are put into one call up to this many atoms and edges together; then comes another call.
 
-TorchScript cannot ask how much memory is free, so the bound is a number: enough to fill a device, and a few GB for the
-largest preset.
+TorchScript cannot ask how much memory is free, so the bound is a number. On a CPU core, parts of 1,000 to 20,000 take
+the same time; with a model of 0.4 million parameters in float64, 5,000 take 0.3 GB and 50,000 take 3.5 GB.
 """
 SYNTAX = (
     "lebedev:ORDER, lebedev:ORDERxANGLES or random, each with or without +inversion (such as lebedev:3x4+inversion)"
