@@ -125,9 +125,11 @@ def fit(
                 step += 1
                 update_ema(ema, model, min(settings.ema_decay, step / (step + 10)))
                 mean.add({name: term.item() for name, term in terms.items()})
+                progress = training_progress(step, total_steps, clock.minutes(), settings.max_minutes)
                 bar.update(
                     task,
                     completed=step,
+                    total=round(step / progress),
                     loss=f"loss {mean['loss']:.4f}",
                     force=f"force {mean['forces'] * EV_TO_MEV:.0f} meV/A",
                     rate=f"lr {rate:.1e}",
