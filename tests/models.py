@@ -18,11 +18,26 @@ ELEMENTS = ["C", "H", "O"]
 REFERENCES = {"C": -1027.0, "H": -13.5, "O": -2038.0}
 
 
-def small_model(*, head: str = "conservative", dtype: torch.dtype = torch.float64, seed: int = 0, **graph) -> MinDScAIP:
+def small_model(
+    *,
+    head: str = "conservative",
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **graph,
+) -> MinDScAIP:
     """Two layers, width 16, cutoff 4 A and k = 8, so that both the radius and the rank cut."""
-    settings = GraphConfig(**{"cutoff": 4.0, "k": 8, **graph})
     config = ModelConfig(
-        graph=settings, embed_dim=16, num_layers=2, num_heads=2, num_radial=16, gamma=1.5, l_max=3, head=head
+        graph=GraphConfig(**{"cutoff": 4.0, "k": 8, **graph}),
+        embed_dim=16,
+        num_layers=2,
+        num_heads=2,
+        num_radial=16,
+        gamma=gamma,
+        l_max=3,
+        temperature=temperature,
+        head=head,
     )
     torch.manual_seed(seed)
     return MinDScAIP(config, ELEMENTS, REFERENCES, scale=2.0).set_precision(dtype)
