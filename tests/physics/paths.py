@@ -158,13 +158,13 @@ def leaving_a_surface(potential: Potential) -> Path:
 
 
 def separating_fragments(potential: Potential) -> Path:
-    """Two clusters of five atoms pulled apart until neither feels the other."""
+    """Two clusters of six atoms pulled apart until neither feels the other."""
     rng = np.random.default_rng(6)
     edge = 0.6 * potential.cutoff
-    one = packed(5, edge, 0.25 * potential.cutoff, rng, False)
-    two = packed(5, edge, 0.25 * potential.cutoff, rng, False) + np.array([edge + 0.25 * potential.cutoff, 0.0, 0.0])
-    velocities = np.concatenate([np.zeros((5, 3)), np.tile([1.0, 0.0, 0.0], (5, 1))])
-    structure = Structure(_numbers(potential.elements, 10, rng), np.concatenate([one, two]))
+    one = packed(6, edge, 0.25 * potential.cutoff, rng, False)
+    two = packed(6, edge, 0.25 * potential.cutoff, rng, False) + np.array([edge + 0.25 * potential.cutoff, 0.0, 0.0])
+    velocities = np.concatenate([np.zeros((6, 3)), np.tile([1.0, 0.0, 0.0], (6, 1))])
+    structure = Structure(_numbers(potential.elements, 12, rng), np.concatenate([one, two]))
     return straight("fragments separate", structure, velocities, 0.0, potential.cutoff)
 
 
