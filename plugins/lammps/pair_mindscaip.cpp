@@ -125,7 +125,9 @@ void PairMindscaip::open_model(const std::string &path, int num_threads)
                path);
 
   const std::string library = backend_path();
-  void *handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  // LAMMPS may bring a plain dgemm_ of its own (LINALG); without RTLD_DEEPBIND torch would compute with that one instead
+  // of its fast library, three times slower.
+  void *handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
   if (handle == nullptr)
     error->all(FLERR, "pair_style mindscaip: cannot load its torch side ({}); run 'mindscaip lammps build' again",
                dlerror());
