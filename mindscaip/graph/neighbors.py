@@ -14,7 +14,6 @@ from vesin import NeighborList
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 
-
 LARGEST_EXTENT = 1e5
 """A. No structure is larger; the binning of the neighbour list fails beyond about ten times that."""
 

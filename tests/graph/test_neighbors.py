@@ -41,7 +41,7 @@ def test_no_atoms():
 
 
 def test_two_atoms_on_one_place():
-    with pytest.raises(MindscaipError, match="atoms 0 and 1 .* stand on the same place"):
+    with pytest.raises(MindscaipError, match=r"atoms 0 and 1 .* stand on the same place"):
         neighbor_list(Structure([1, 1], np.ones((2, 3))), 5.0)
 
 
