@@ -272,7 +272,7 @@ CHECKS: tuple[Callable[[Potential], list[Figure]], ...] = (
 )
 
 
-def continuity(potential: Potential, path: Path, *, derivatives: int = 4) -> Continuity:
+def continuity(potential: Potential, path: Path, *, derivatives: int = 4, levels: int = 9) -> Continuity:
     """Jumps of the energy and of its first derivatives (four of them unless told otherwise) along ``path``."""
     tolerances = TOLERANCES[: derivatives + 1]
-    return examine(path.sample(potential), path.start, path.stop, step=path.step, tolerances=tolerances)
+    return examine(path.sample(potential), path.start, path.stop, step=path.step, tolerances=tolerances, levels=levels)
