@@ -123,7 +123,7 @@ def main() -> None:
     page = DOCS / "smoothness.md"
     before, _, rest = page.read_text().partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    table = "\n".join(rows).replace("| all defaults = |", "| all defaults |")
+    table = "\n".join(rows).replace("| all defaults =  |", "| all defaults |")
     page.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
 
 
