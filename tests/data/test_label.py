@@ -29,7 +29,7 @@ from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = {"frames": 6, "trajectories": 2, "interval": 2, "equilibration": 5, "relax_steps": 0}
-KILLED = Sampling(frames=60, trajectories=1, interval=4, equilibration=10, relax_steps=0)
+KILLED = Sampling(frames=200, trajectories=1, interval=4, equilibration=10, relax_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ import sys
 from mindscaip.data.label import label, read_molecules
 from mindscaip.data.sampling import Sampling
 label(read_molecules(["CO", "O"]), sys.argv[1], workers=2,
-      sampling=Sampling(frames=60, trajectories=1, interval=4, equilibration=10, relax_steps=0))
+      sampling=Sampling(frames=200, trajectories=1, interval=4, equilibration=10, relax_steps=0))
 """
 
 
@@ -110,7 +110,7 @@ def test_killed_run_resumes_to_the_same_frames(tmp_path):
     process.kill()
     process.wait()
     assert not path.exists()
-    with pytest.raises(MindscaipError, match="unfinished work with frames 60, now 40"):
+    with pytest.raises(MindscaipError, match="unfinished work with frames 200, now 40"):
         label(molecules, path, sampling=replace(KILLED, frames=40))
 
     process = start(path)
@@ -124,7 +124,7 @@ def test_killed_run_resumes_to_the_same_frames(tmp_path):
 
     label(molecules, path, sampling=KILLED, workers=1)
     a, b = Store(path), Store(whole)
-    assert len(a) == 120
+    assert len(a) == 400
     assert a.content_hash() == b.content_hash()
     assert a.isolated_energies == b.isolated_energies
     assert not folder.exists()
