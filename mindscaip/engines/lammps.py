@@ -24,7 +24,7 @@ from ase.data import chemical_symbols
 from mindscaip.contract import check_elements, read_contract, warn_of_energy
 from mindscaip.data.structure import Structure
 from mindscaip.engines.lammps_plugin_path import PLUGIN_FILE, find_plugin
-from mindscaip.engines.record import NVERecord, standard_masses
+from mindscaip.engines.record import NVERecord, check_dynamics, standard_masses
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.files import atomic_path
 from mindscaip.units import KCAL_PER_MOL_TO_EV
@@ -154,15 +154,7 @@ def run_nve(
     """
     structure = _as_structure(structure)
     style = _unit_style(units)
-    velocities = np.asarray(velocities, dtype=np.float64)
-    if velocities.shape != structure.positions.shape:
-        raise MindscaipError(f"velocities have shape {velocities.shape}, expected {structure.positions.shape}")
-    if not np.isfinite(velocities).all():
-        raise MindscaipError("velocities hold a value that is not finite; give numbers in A/fs")
-    if not (timestep > 0 and steps >= 0 and every >= 1):
-        raise MindscaipError(
-            f"timestep {timestep}, steps {steps}, every {every}: give timestep > 0, steps >= 0, every >= 1"
-        )
+    velocities = check_dynamics(structure, velocities, timestep, steps, every)
     with _folder(work) as folder:
         types = _prepare(model_path, structure, velocities * style.time_fs, units, folder)
         script = [

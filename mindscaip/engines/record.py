@@ -7,12 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import atomic_masses
 
+from mindscaip.data.structure import Structure
+from mindscaip.errors import MindscaipError
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
 
 
 def standard_masses(numbers: np.ndarray) -> np.ndarray:
     """Standard atomic masses (ASE's table) in amu, float64 ``[N]``: every engine's NVE uses these."""
     return np.asarray(atomic_masses[np.asarray(numbers, dtype=np.int64)], dtype=np.float64)
+
+
+def check_dynamics(
+    structure: Structure, velocities: np.ndarray, timestep: float, steps: int, every: int = 1
+) -> np.ndarray:
+    """What every engine asks of the start of a run, before anything is computed; the velocities as float64 ``[N, 3]``.
+
+    Args:
+        structure: start.
+        velocities: A/fs, ``[N, 3]``.
+        timestep: fs.
+        steps: number of steps.
+        every: steps between recorded frames.
+
+    Raises:
+        MindscaipError: velocities of another shape, or not finite; a timestep or a count that cannot be.
+    """
+    velocities = np.asarray(velocities, dtype=np.float64)
+    if velocities.shape != structure.positions.shape:
+        raise MindscaipError(f"velocities have shape {velocities.shape}, expected {structure.positions.shape}")
+    if not np.isfinite(velocities).all():
+        raise MindscaipError("velocities hold a value that is not finite; give numbers in A/fs")
+    if not (0 < timestep < np.inf and steps >= 0 and every >= 1):
+        raise MindscaipError(
+            f"timestep {timestep}, steps {steps}, every {every}: give timestep > 0, steps >= 0, every >= 1"
+        )
+    return velocities
 
 
 @dataclass(frozen=True)
