@@ -23,6 +23,6 @@ CONTROLS: dict[str, Callable[[], ModelPotential]] = {
 """Potentials that jump, each for one reason."""
 
 
-def smooth(ranking: str) -> ModelPotential:
+def smooth(ranking: str, k: int = 8) -> ModelPotential:
     """diffknn with the bump."""
-    return eager(small_model(ranking=ranking), ELEMENTS, f"{ranking} ranking")
+    return eager(small_model(ranking=ranking, k=k), ELEMENTS, f"{ranking} ranking, k = {k}")

@@ -42,14 +42,22 @@ def test_no_jump_where_few_neighbours_are_left(ranking, path):
     assert found.derivatives[0].size > 1e-3  # something happens along the path
 
 
+WIDER = {"fcc": (8, 12), "bcc": (6, 8), "diamond": (3, 4)}
+"""``k`` and the shell of tied neighbours that is wider; half of its size is its rank, so all of it carries weight."""
+
+
 @pytest.mark.parametrize("ranking", RANKINGS)
-def test_no_jump_through_perfect_crystals(ranking):
-    potential = smooth(ranking)
-    for way in paths.crystals(potential):
+@pytest.mark.parametrize("lattice", WIDER)
+def test_no_jump_through_perfect_crystals(lattice, ranking):
+    k, shell = WIDER[lattice]
+    potential = smooth(ranking, k=k)
+    ways = [way for way in paths.crystals(potential) if way.name.startswith(lattice)]
+    assert ways
+    for way in ways:
         found = continuity(potential, way)
         assert found.smooth, f"{way.name}: {found}"
-        if way.name.startswith("fcc"):
-            assert paths.count_events(way, potential, 3).widest_window == 12 > potential.k
+        assert found.derivatives[0].size > 1e-3, way.name
+        assert paths.count_events(way, potential, 3).widest_window == shell > potential.k
 
 
 @pytest.fixture(scope="module")
