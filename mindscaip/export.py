@@ -63,6 +63,20 @@ class ExportedPotential(nn.Module):
         return self.model.windows(num_atoms, graph)
 
     @torch.jit.export
+    def window_ranks(self, num_windows: int, window: Tensor, distance: Tensor) -> Tensor:
+        return self.model.window_ranks(num_windows, window, distance)
+
+    @torch.jit.export
+    def weigh_edges(
+        self, center: Tensor, neighbor: Tensor, vectors: Tensor, distance: Tensor, ranks: Tensor, target_ranks: Tensor
+    ) -> Graph:
+        return self.model.weigh_edges(center, neighbor, vectors, distance, ranks, target_ranks)
+
+    @torch.jit.export
+    def arrange(self, num_windows: int, window: Tensor, log_envelope: Tensor) -> Windows:
+        return self.model.arrange(num_windows, window, log_envelope)
+
+    @torch.jit.export
     def embed(self, numbers: Tensor, graph: Graph) -> Tensor:
         return self.model.embed(numbers, graph)
 

@@ -168,20 +168,49 @@ def build_graph(
     distance = all_distances[listed]
 
     hard = kind == "knn"
-    radial = beta / cutoff * distance
     ranks = window_ranks(center, distance, num_atoms, k, d0, rank_function, hard)
-    # Half a rank of slack is never used: ranks of k or more, and infinite ones, are out whatever the radius says.
-    selected = (ranks.detach() < k) & (distance.detach() < cutoff)
+    target_ranks = ranks
     if ranking == "mutual":
         target_ranks = window_ranks(neighbor, distance, num_atoms, k, d0, rank_function, hard)
+    return weigh_edges(
+        center, neighbor, distance, ranks, target_ranks, vectors, listed, k, cutoff, beta, hard, ranking == "mutual"
+    )
+
+
+def weigh_edges(
+    center: Tensor,
+    neighbor: Tensor,
+    distance: Tensor,
+    ranks: Tensor,
+    target_ranks: Tensor,
+    vectors: Tensor,
+    listed: Tensor,
+    k: int,
+    cutoff: float,
+    beta: float,
+    hard: bool,
+    mutual: bool,
+) -> Graph:
+    """Eqs. 7 and 8 once the ranks are known: what each edge weighs by itself, whichever process holds the others.
+
+    Args:
+        center: int64 ``[E]``, as ``neighbor``; both are only passed on.
+        distance: float64 ``[E]``, A, below the radius of the list.
+        ranks: in source windows, float64 ``[E]``.
+        target_ranks: in target windows; not read unless ``mutual``.
+        vectors: float64 ``[F, 3]``, A.
+        listed: the row of ``vectors`` that belongs to each edge, int64 ``[E]``.
+    """
+    radial = beta / cutoff * distance
+    # Half a rank of slack is never used: ranks of k or more, and infinite ones, are out whatever the radius says.
+    selected = (ranks.detach() < k) & (distance.detach() < cutoff)
+    if mutual:
         selected = selected & (target_ranks.detach() < k)
-    else:
-        target_ranks = ranks
     kept = torch.nonzero(selected).squeeze(1)
     exponent = radial[kept]
     if not hard:
         exponent = torch.logaddexp(beta / k * ranks[kept], exponent)
-        if ranking == "mutual":
+        if mutual:
             exponent = torch.logaddexp(beta / k * target_ranks[kept], exponent)
     f = exponent / beta
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mindscaip.config import ModelConfig
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER
-from mindscaip.graph.diffknn import Graph, build_graph, list_cutoff
+from mindscaip.graph.diffknn import Graph, build_graph, list_cutoff, weigh_edges, window_ranks
 from mindscaip.graph.windows import Windows, make_windows
 from mindscaip.model.attention import Block
 from mindscaip.model.features import TokenEmbedding
@@ -136,6 +136,38 @@ class MinDScAIP(nn.Module):
         """Source and target windows of the graph."""
         bias = graph.log_envelope.to(self.embedding.radial.weight.dtype)
         return make_windows(graph.center, bias, num_atoms), make_windows(graph.neighbor, bias, num_atoms)
+
+    @torch.jit.export
+    def window_ranks(self, num_windows: int, window: Tensor, distance: Tensor) -> Tensor:
+        """Ranks float64 ``[E]`` of edges within whole windows: of centres, or of neighbours."""
+        return window_ranks(window, distance, num_windows, self.k, self.d0, self.rank_function, self.kind == "knn")
+
+    @torch.jit.export
+    def weigh_edges(
+        self, center: Tensor, neighbor: Tensor, vectors: Tensor, distance: Tensor, ranks: Tensor, target_ranks: Tensor
+    ) -> Graph:
+        """The weighted graph of listed edges with their ranks in both windows (the second is read if mutual)."""
+        listed = torch.arange(distance.size(0), device=distance.device)
+        hard, mutual = self.kind == "knn", self.ranking == "mutual"
+        return weigh_edges(
+            center,
+            neighbor,
+            distance,
+            ranks,
+            target_ranks,
+            vectors,
+            listed,
+            self.k,
+            self.cutoff,
+            self.beta,
+            hard,
+            mutual,
+        )
+
+    @torch.jit.export
+    def arrange(self, num_windows: int, window: Tensor, log_envelope: Tensor) -> Windows:
+        """Windows of edges that stand in one process, whichever process holds their other ends."""
+        return make_windows(window, log_envelope.to(self.embedding.radial.weight.dtype), num_windows)
 
     @torch.jit.export
     def source_stage(self, layer: int, tokens: Tensor, source: Windows) -> Tensor:
