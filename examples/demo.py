@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindscaip import __version__
+from mindscaip.console import exit_on_error
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.report.page import (
@@ -524,7 +525,7 @@ def main() -> None:
     # Where other programs share the cores, two threads that wait for each other are several times slower than one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     started = time.monotonic()
-    try:
+    with exit_on_error("demo", interrupted="interrupted; the same command goes on from here"):
         _check_installed()
         if arguments.fresh and (folder / "steps.json").exists():
             _remove(folder)
@@ -532,12 +533,6 @@ def main() -> None:
         print(f"The whole path in nine steps; results go to {folder}/. The commands are meant to be copied.")
         run_demo(folder, size)
         print(f"\n{format_seconds(time.monotonic() - started)} in all")
-    except MindscaipError as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

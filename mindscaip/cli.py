@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 
 import typer
 
 from mindscaip import __version__
-from mindscaip.errors import MindscaipError
+from mindscaip.console import exit_on_error
 
 COMMANDS = ("label", "train", "export", "info", "evaluate", "bsct", "md", "lammps", "doctor")
 
@@ -44,18 +43,8 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Entry point of the ``mindscaip`` command."""
-    try:
+    with exit_on_error("mindscaip"):
         app()
-    except MindscaipError as error:
-        print(f"mindscaip: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"mindscaip: error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("mindscaip: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,24 @@ def write_small_model(path: Path, *, dtype: str = "float64", **kwargs) -> Path:
     return path
 
 
+def ethanol() -> Structure:
+    """Nine atoms in the shape of ethanol, at no special geometry."""
+    positions = np.array(
+        [
+            [-1.27, 0.25, 0.02],
+            [0.13, -0.37, -0.05],
+            [1.19, 0.58, 0.11],
+            [-1.38, 0.88, 0.92],
+            [-1.40, 0.85, -0.89],
+            [-2.03, -0.55, 0.03],
+            [0.21, -1.14, 0.75],
+            [0.20, -0.89, -1.02],
+            [1.95, 0.05, -0.11],
+        ]
+    )
+    return Structure(np.array([6, 6, 8, 1, 1, 1, 1, 1, 1]), positions)
+
+
 def random_structure(num_atoms: int = 20, *, box: float | None = None, size: float = 5.0, seed: int = 0) -> Structure:
     """Random atoms at least 0.9 A apart, in a periodic cube of edge ``box`` or free in a cube of edge ``size``."""
     rng = np.random.default_rng(seed)

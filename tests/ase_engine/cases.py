@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mindscaip.contract import Contract, write_exported
 from mindscaip.data.structure import Structure
+from tests.models import ethanol
 
 PERIODIC = np.ones(3, dtype=bool)
 
@@ -24,27 +25,9 @@ def _scattered(count: int, cell: np.ndarray, closest: float, seed: int) -> np.nd
     return np.array(kept)
 
 
-def _molecule() -> Structure:
-    """Nine atoms in the shape of ethanol, at no special geometry."""
-    positions = np.array(
-        [
-            [-1.27, 0.25, 0.02],
-            [0.13, -0.37, -0.05],
-            [1.19, 0.58, 0.11],
-            [-1.38, 0.88, 0.92],
-            [-1.40, 0.85, -0.89],
-            [-2.03, -0.55, 0.03],
-            [0.21, -1.14, 0.75],
-            [0.20, -0.89, -1.02],
-            [1.95, 0.05, -0.11],
-        ]
-    )
-    return Structure(np.array([6, 6, 8, 1, 1, 1, 1, 1, 1]), positions)
-
-
 def structures() -> dict[str, Structure]:
     """The six cases, by name."""
-    molecule = _molecule()
+    molecule = ethanol()
     liquid_cell = np.diag([11.0, 12.0, 13.0])
     liquid = _scattered(60, liquid_cell, 1.4, 1)
     liquid[::7] += liquid_cell[0] * 2 - liquid_cell[2]  # some atoms stand in other cells

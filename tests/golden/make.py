@@ -14,34 +14,21 @@ import torch
 
 from mindscaip.data.structure import Structure
 from mindscaip.export import export_model
-from tests.models import ELEMENTS, energy_forces_virial, random_structure, small_model
+from tests.models import ELEMENTS, energy_forces_virial, ethanol, random_structure, small_model
 
 FOLDER = Path(__file__).parent
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def structures() -> dict[str, Structure]:
-    ethanol = np.array(
-        [
-            [-1.27, 0.25, 0.02],
-            [0.13, -0.37, -0.05],
-            [1.19, 0.58, 0.11],
-            [-1.38, 0.88, 0.92],
-            [-1.40, 0.85, -0.89],
-            [-2.03, -0.55, 0.03],
-            [0.21, -1.14, 0.75],
-            [0.20, -0.89, -1.02],
-            [1.95, 0.05, -0.11],
-        ]
-    )
-    numbers = [6, 6, 8, 1, 1, 1, 1, 1, 1]
     liquid = random_structure(60, box=9.0, seed=11)
     outside = liquid.positions.copy()
     outside[::7] += [18.0, -9.0, 0.0]  # some atoms stand in other cells
     periodic = [True] * 3
+    molecule = ethanol()
     return {
-        "molecule": Structure(numbers, ethanol),
-        "molecule in a large box": Structure(numbers, ethanol + 19.0, np.eye(3) * 40.0, periodic),
+        "molecule": molecule,
+        "molecule in a large box": Structure(molecule.numbers, molecule.positions + 19.0, np.eye(3) * 40.0, periodic),
         "periodic liquid": Structure(liquid.numbers, outside, liquid.cell, periodic),
         "triclinic cell smaller than the cutoff": Structure(
             [6, 8], [[0.2, 0.1, 0.3], [1.7, 1.9, 1.6]], [[3.1, 0, 0], [0.9, 3.3, 0], [-1.1, 0.7, 3.5]], periodic
