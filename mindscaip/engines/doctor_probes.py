@@ -117,9 +117,9 @@ def _harmonic_system() -> tuple[Any, Any]:
     """``E = 10 |r|^2`` of one particle as a TorchForce that returns energy and forces."""
     import torch
 
-    from mindscaip.engines.openmm import import_openmm
+    from mindscaip.engines.openmm import import_openmm, import_openmm_torch
 
-    mm, openmm_torch = import_openmm()
+    mm, openmm_torch = import_openmm(), import_openmm_torch()
 
     class Harmonic(torch.nn.Module):
         def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

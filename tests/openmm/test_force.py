@@ -21,6 +21,7 @@ pytest.importorskip("openmmtorch", reason="openmmtorch is not installed: pip ins
 from openmm import app, unit  # noqa: E402
 
 from mindscaip.engines import openmm as engine  # noqa: E402
+from mindscaip.engines import openmm_install  # noqa: E402
 
 PLATFORMS = ("Reference", "CPU")
 CASES = structures()
@@ -342,11 +343,11 @@ def test_mistakes_while_running(toy: Path, tmp_path: Path) -> None:
 def test_missing_and_mismatched_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "2.13.0")
-        patch.setattr(engine, "installed_version", lambda name: "1.5")
+        patch.setattr(openmm_install, "installed_version", lambda name: "1.5")
         with pytest.raises(MindscaipError, match=r"openmmtorch 1\.5 is built for torch 2\.9, and torch 2\.13\.0"):
-            engine.import_openmm()
+            engine.import_openmm_torch()
     for name, sentence in (("openmm", "OpenMM does not import"), ("openmmtorch", "openmmtorch .* does not import")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
             with pytest.raises(MindscaipError, match=f"{sentence}.*pip install .*torch==2.9.1"):
-                engine.import_openmm()
+                engine.import_openmm_torch()

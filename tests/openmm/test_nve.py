@@ -76,7 +76,7 @@ def test_record_is_complete(toy: Path) -> None:
     velocities = thermal(structure, 300.0)
     record = run_nve(toy, structure, velocities, 0.25, 50, 20, "CPU")
     assert record.engine.startswith("OpenMM 8")
-    assert record.engine.endswith("CPU")
+    assert record.engine.endswith(" CPU, double precision, float64 model")
     assert record.step.tolist() == [0, 20, 40]
     np.testing.assert_allclose(record.time_fs, [0.0, 5.0, 10.0])
     assert record.num_atoms == 9
