@@ -3,6 +3,13 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["mindscaip*"]), "mindscaip.plugin_sources.lammps"],
-    package_dir={"mindscaip.plugin_sources.lammps": "plugins/lammps"},
+    packages=[
+        *find_packages(include=["mindscaip*"]),
+        "mindscaip.plugin_sources.lammps",
+        "mindscaip.plugin_sources.openmm",
+    ],
+    package_dir={
+        "mindscaip.plugin_sources.lammps": "plugins/lammps",
+        "mindscaip.plugin_sources.openmm": "plugins/openmm",
+    },
 )

@@ -75,8 +75,13 @@ def region_of(numbers: np.ndarray, atoms: Sequence[int] | None) -> np.ndarray:
     return region.astype(np.int64)
 
 
-def check_system(system: openmm.System, num_particles: int, region: np.ndarray) -> None:
+def check_system(
+    system: openmm.System, num_particles: int, region: np.ndarray, *, virtual_sites: bool = False
+) -> None:
     """Refuse a System that does not fit, or whose region the model cannot describe.
+
+    Args:
+        virtual_sites: whether virtual sites that have an element may be in the region.
 
     Raises:
         MindscaipError: the numbers of particles differ, or the region has a virtual site or a constraint.
@@ -88,7 +93,7 @@ def check_system(system: openmm.System, num_particles: int, region: np.ndarray) 
         )
     members = set(region.tolist())
     virtual = [i for i in sorted(members) if system.isVirtualSite(i)]
-    if virtual:
+    if virtual and not virtual_sites:
         raise MindscaipError(f"particle {virtual[0]} of the region is a virtual site; leave it out of atoms")
     for c in range(system.getNumConstraints()):
         i, j, _ = system.getConstraintParameters(c)
