@@ -30,8 +30,8 @@ from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 
 BACKEND_FILE = "libmindscaip_torch.so"
-LAMMPS_SIDE = ("contract.cpp", "edge_graph.cpp", "pair_mindscaip.cpp", "mindscaip_plugin.cpp")
-TORCH_SIDE = ("torch_backend.cpp",)
+LAMMPS_SIDE = ("contract.cpp", "edge_graph.cpp", "exchange.cpp", "pair_mindscaip.cpp", "mindscaip_plugin.cpp")
+TORCH_SIDE = ("torch_stages.cpp", "torch_backend.cpp")
 STAMP_FILE = "stamp.json"
 LOG_FILE = "build.log"
 COMMON_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-Wall")

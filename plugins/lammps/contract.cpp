@@ -118,6 +118,9 @@ Contract parse_contract(const std::string &text, const std::string &source)
                              ", which are no usable distances; export the model again");
   contract.conservative = parse_bool(lines, "conservative", source);
   contract.smooth = parse_bool(lines, "smooth", source);
+  contract.num_layers = parse_number<int>(lines, "num_layers", source);
+  contract.ranking = require(lines, "ranking", source);
+  if (lines.count("staged") > 0) contract.staged = parse_bool(lines, "staged", source);    // added later
   contract.dtype = require(lines, "dtype", source);
   contract.mindscaip_version = require(lines, "mindscaip_version", source);
   contract.torch_version = require(lines, "torch_version", source);

@@ -16,6 +16,9 @@ struct Contract {
   double list_cutoff = 0.0;             // A, every pair closer than this must be listed
   bool conservative = true;             // forces are the gradient of the energy
   bool smooth = true;                   // false: the energy jumps when neighbours change
+  bool staged = true;                   // false: forward() alone, no stages for several ranks
+  int num_layers = 0;
+  std::string ranking;                  // source or mutual
   std::string dtype;
   std::string mindscaip_version;
   std::string torch_version;

@@ -20,12 +20,21 @@
 #include <cstring>
 #include <stdexcept>
 
+// Not every C library has it; without it torch may compute with the linear algebra of LAMMPS.
+#ifdef RTLD_DEEPBIND
+#define MINDSCAIP_DEEPBIND RTLD_DEEPBIND
+#else
+#define MINDSCAIP_DEEPBIND 0
+#endif
+
 using namespace LAMMPS_NS;
 
 namespace {
 
 // The nine components of the virial that "compute pair" reads.
 constexpr int NUM_EXTRA = 9;
+// What a ghost is told about its owner: rank and slot.
+constexpr int HOME_SIZE = 2;
 
 // "comm_modify group" has no public reader, and it must not go unnoticed.
 struct CommGroup : public Comm {
@@ -49,7 +58,8 @@ PairMindscaip::PairMindscaip(LAMMPS *lmp) : Pair(lmp)
   manybody_flag = 1;
   one_coeff = 1;
   single_enable = 0;
-  restartinfo = 0;
+  // Here and not later: pair_style hybrid and the buffers of the communication read it before pair_coeff.
+  comm_forward = HOME_SIZE;
   unit_convert_flag = 0;
   // The virial comes from the edges: positions and forces of the ghosts do not give it when a cell is its own neighbour.
   no_virial_fdotr_compute = 1;
@@ -93,79 +103,153 @@ void PairMindscaip::settings(int narg, char **arg)
 {
   if (narg < 1)
     error->all(FLERR, "pair_style mindscaip: no model given; write 'pair_style mindscaip model.pt'");
-  int num_threads = 0;
-  for (int iarg = 1; iarg < narg; iarg += 2) {
-    const std::string keyword = arg[iarg];
-    if (keyword != "threads")
-      error->all(FLERR, "pair_style mindscaip: unknown keyword '{}'; the only keyword is 'threads N'", keyword);
-    if (iarg + 1 >= narg) error->all(FLERR, "pair_style mindscaip: the keyword 'threads' needs a number after it");
-    num_threads = utils::inumeric(FLERR, arg[iarg + 1], false, lmp);
-    if (num_threads < 1)
-      error->all(FLERR, "pair_style mindscaip: threads {} is not a positive number of threads", num_threads);
-  }
-  if (comm->nprocs > 1)
-    error->all(FLERR,
-               "pair_style mindscaip runs on one MPI rank for now, and this run has {}; start LAMMPS without mpiexec "
-               "(or with -n 1) and use OMP_NUM_THREADS for more threads",
-               comm->nprocs);
+  const Options options = parse_options(narg - 1, arg + 1);
   // A second pair_style command reuses this object: the old map of types belongs to the old model.
   if (allocated)
     for (int i = 0; i <= atom->ntypes; ++i) std::fill(setflag[i], setflag[i] + atom->ntypes + 1, 0);
   numbers_of_type.clear();
-  open_model(arg[0], num_threads);
+  timing = options.timing;
+  open_model(arg[0], options);
+  command_text = "pair_style mindscaip";
+  for (int iarg = 0; iarg < narg; ++iarg) command_text += std::string(" ") + arg[iarg];
 }
 
-void PairMindscaip::open_model(const std::string &path, int num_threads)
+PairMindscaip::Options PairMindscaip::parse_options(int narg, char **arg)
+{
+  Options options;
+  const auto one_of = [this](const std::string &keyword, const std::string &value, const char *yes, const char *no) {
+    if (value != yes && value != no)
+      error->all(FLERR, "pair_style mindscaip: {} is '{}'; it must be {} or {}", keyword, value, no, yes);
+    return value == yes;
+  };
+  for (int iarg = 0; iarg < narg; iarg += 2) {
+    const std::string keyword = arg[iarg];
+    if (keyword != "threads" && keyword != "device" && keyword != "exchange" && keyword != "timing")
+      error->all(FLERR,
+                 "pair_style mindscaip: unknown keyword '{}'; the keywords are 'threads N', 'device cpu|cuda|cuda:N', "
+                 "'exchange host|device' and 'timing no|yes'",
+                 keyword);
+    if (iarg + 1 >= narg) error->all(FLERR, "pair_style mindscaip: the keyword '{}' needs a value after it", keyword);
+    const std::string value = arg[iarg + 1];
+    if (keyword == "threads") {
+      options.num_threads = utils::inumeric(FLERR, value, false, lmp);
+      if (options.num_threads < 1)
+        error->all(FLERR, "pair_style mindscaip: threads {} is not a positive number of threads", value);
+    } else if (keyword == "device") {
+      const bool numbered = value.size() > 5 && value.size() < 9 && value.compare(0, 5, "cuda:") == 0 &&
+          utils::is_integer(value.substr(5));
+      if (value != "cpu" && value != "cuda" && !numbered)
+        error->all(FLERR, "pair_style mindscaip: device '{}' is not known; use cpu, cuda, or cuda:N with the number of a GPU",
+                   value);
+      options.device = value;
+    } else if (keyword == "exchange") {
+      options.device_memory = one_of(keyword, value, "device", "host");
+    } else {
+      options.timing = one_of(keyword, value, "yes", "no");
+    }
+  }
+  if (options.device_memory && options.device == "cpu")
+    error->all(FLERR, "pair_style mindscaip: 'exchange device' needs a GPU; add 'device cuda', or leave it out");
+  return options;
+}
+
+// One error on every rank when any rank has one, so that none is left waiting for the others. Collective.
+void PairMindscaip::all_ranks_or_none(const std::string &message)
+{
+  const std::string first = mindscaip::first_message(world, message);
+  if (!first.empty()) error->all(FLERR, "pair_style mindscaip: " + first);
+}
+
+void PairMindscaip::open_model(const std::string &path, const Options &options)
 {
   backend.reset();
+  exchange.reset();
   // As for other potentials, a name that is not in the working directory is looked for in LAMMPS_POTENTIALS.
   model_path = utils::get_potential_file_path(path);
+  std::string failure;
+  int node_rank = 0, ranks_here = 1;
+  mindscaip::ranks_on_node(world, node_rank, ranks_here);
   if (model_path.empty() || !platform::file_is_readable(model_path))
-    error->all(FLERR, "pair_style mindscaip: cannot read '{}'; give the path of a model.pt written by 'mindscaip export'",
-               path);
+    failure = fmt::format("cannot read '{}'; give the path of a model.pt written by 'mindscaip export'", path);
+  else
+    failure = open_backend(options, node_rank);
+  all_ranks_or_none(failure);
+  if (comm->nprocs > 1) {
+    require_stages();
+    exchange = std::make_unique<mindscaip::MpiExchange>(world, options.device_memory);
+  }
+  announce_model(options, ranks_here);
+}
 
+// Load the torch side and the model on this rank; returns what failed.
+std::string PairMindscaip::open_backend(const Options &options, int node_rank)
+{
   const std::string library = backend_path();
   // LAMMPS may bring a plain dgemm_ of its own (LINALG); without RTLD_DEEPBIND torch would compute with that one instead
   // of its fast library, three times slower.
-  void *handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
-  if (handle == nullptr)
-    error->all(FLERR, "pair_style mindscaip: cannot load its torch side ({}); run 'mindscaip lammps build' again",
-               dlerror());
+  void *handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | MINDSCAIP_DEEPBIND);
+  if (handle == nullptr) return fmt::format("cannot load its torch side ({}); run 'mindscaip lammps build' again", dlerror());
   const auto open = reinterpret_cast<mindscaip::BackendOpen>(dlsym(handle, mindscaip::BACKEND_OPEN_SYMBOL));
   if (open == nullptr)
-    error->all(FLERR, "pair_style mindscaip: {} is not the torch side of this plugin; run 'mindscaip lammps build --force'",
-               library);
+    return fmt::format("{} is not the torch side of this plugin; run 'mindscaip lammps build --force'", library);
   char message[1024] = "";
-  backend.reset(open(mindscaip::BACKEND_INTERFACE, model_path.c_str(), num_threads, message, sizeof(message)));
-  if (!backend)
-    error->all(FLERR,
-               "pair_style mindscaip: '{}' is not a whole model.pt written by 'mindscaip export' (truncated, damaged or of "
-               "another kind); torch says: {}",
-               model_path, message);
+  const mindscaip::BackendOptions wanted{model_path.c_str(), options.num_threads, options.device.c_str(), node_rank};
+  backend.reset(open(mindscaip::BACKEND_INTERFACE, &wanted, message, sizeof(message)));
+  if (!backend) {
+    const std::string reason = message;
+    if (utils::strmatch(reason, "^device .* is not there"))
+      return reason + "; give one of those, or 'device cuda' to use the CPU where there is no GPU";
+    return fmt::format("'{}' is not a whole model.pt written by 'mindscaip export' (truncated, damaged or of another kind); "
+                       "torch says: {}",
+                       model_path, reason);
+  }
   const std::string text = backend->contract();
   if (text.empty())
-    error->all(FLERR,
-               "pair_style mindscaip: '{}' is a TorchScript file with no mindscaip contract in it; give a model.pt written "
-               "by 'mindscaip export'",
-               model_path);
-  std::string refusal;
+    return fmt::format("'{}' is a TorchScript file with no mindscaip contract in it; give a model.pt written by 'mindscaip "
+                       "export'",
+                       model_path);
   try {
     contract = mindscaip::parse_contract(text, "'" + model_path + "'");
   } catch (const std::runtime_error &e) {
-    refusal = e.what();
+    return e.what();
   }
-  if (!refusal.empty()) error->all(FLERR, "pair_style mindscaip: {}", refusal);
+  return "";
+}
 
-  if (comm->me == 0)
-    utils::logmesg(lmp, "mindscaip model {}: elements {}; cutoff {} A, list radius {} A; {}; torch {}\n", model_path,
-                   utils::join_words(contract.elements, " "), contract.cutoff, contract.list_cutoff, contract.dtype,
-                   backend->torch_version());
-  if (!contract.conservative && comm->me == 0)
+// With several ranks the model runs in stages, which not every file has.
+void PairMindscaip::require_stages()
+{
+  if (!contract.staged)
+    error->all(FLERR,
+               "pair_style mindscaip: '{}' is an average over rotations, which runs on one MPI rank, and this run has {}; "
+               "start LAMMPS without mpiexec, or give the model that it was made from",
+               model_path, comm->nprocs);
+  if (!backend->has_stages())
+    error->all(FLERR,
+               "pair_style mindscaip: '{}' was written by an earlier mindscaip ({}) and has no stages for {} MPI ranks; "
+               "export it again, or start LAMMPS without mpiexec",
+               model_path, contract.mindscaip_version, comm->nprocs);
+}
+
+void PairMindscaip::announce_model(const Options &options, int ranks_here)
+{
+  const std::string device = backend->device();
+  const int num_devices = backend->num_devices();
+  if (comm->me != 0) return;
+  utils::logmesg(lmp, "mindscaip model {}: elements {}; cutoff {} A, list radius {} A; {}; torch {} on {}\n", model_path,
+                 utils::join_words(contract.elements, " "), contract.cutoff, contract.list_cutoff, contract.dtype,
+                 backend->torch_version(), device);
+  if (options.device != "cpu" && num_devices == 0)
+    error->warning(FLERR, "pair_style mindscaip: device cuda: this process sees no GPU; the model runs on the CPU");
+  if (num_devices > 0 && (ranks_here > num_devices || (options.device != "cuda" && ranks_here > 1)))
+    error->warning(FLERR, "pair_style mindscaip: {} MPI ranks share {} on this machine; one rank for each GPU is fastest",
+                   ranks_here, options.device == "cuda" ? fmt::format("{} GPUs", num_devices) : device);
+  if (!contract.conservative)
     error->warning(FLERR,
                    "pair_style mindscaip: the forces of '{}' are a direct output and not the gradient of its energy: energy "
                    "is not conserved, and virial, pressure and stress have no contribution of this pair style",
                    model_path);
-  if (!contract.smooth && comm->me == 0)
+  if (!contract.smooth)
     error->warning(FLERR, "pair_style mindscaip: the energy of '{}' jumps when neighbours change (a hard kNN graph)",
                    model_path);
 }
@@ -189,6 +273,8 @@ void PairMindscaip::coeff(int narg, char **arg)
                  type, utils::join_words(contract.elements, " "));
     numbers_of_type[static_cast<size_t>(type)] = mindscaip::atomic_number(symbol);
   }
+  command_text = command_text.substr(0, command_text.find('\n')) + "\npair_coeff * *" + (in_hybrid() ? " mindscaip" : "");
+  for (int type = 1; type <= ntypes; ++type) command_text += std::string(" ") + arg[type + 1];
 
   // Within pair_style hybrid, a type mapped to NULL is another style's business. On its own this style must answer for
   // every pair, and a NULL is fine as long as no atom has that type (which each step checks).
@@ -235,13 +321,8 @@ void PairMindscaip::init_style()
   if (CommGroup::of(comm))
     error->all(FLERR, "pair_style mindscaip: 'comm_modify group' hides neighbours from the model; use 'comm_modify group all'");
 
-  // Ghosts are traced to their owners by atom ID, which needs a map; systems without bonds have none unless asked for.
-  if (atom->map_style == Atom::MAP_NONE) {
-    atom->nghost = 0;
-    atom->map_init();
-    atom->map_set();
-  }
-
+  seconds = Seconds();
+  calls = 0;
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -257,12 +338,26 @@ double PairMindscaip::init_one(int i, int j)
 // a step
 // ---------------------------------------------------------------------------------------------------------------------
 
+// Whatever can go wrong on one rank alone is agreed on before ranks wait for each other.
 void PairMindscaip::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
-  build_graph();
-  evaluate_model();
+  const double start = platform::walltime();
+  const std::string failure = build_graph();
+  const double built = platform::walltime();
+  all_ranks_or_none(failure);
+  const double agreed = platform::walltime();
+  const double exchanged = exchange ? exchange->seconds() : 0.0;
+  const std::string model_failure = evaluate_model();
+  const double exchanging = exchange ? exchange->seconds() - exchanged : 0.0;
+  const double evaluated = platform::walltime();
+  all_ranks_or_none(model_failure);
+  const double agreed_again = platform::walltime();
   scatter();
+  seconds.graph += built - start + platform::walltime() - agreed_again;
+  seconds.model += evaluated - agreed - exchanging;
+  seconds.exchange += agreed - built + exchanging + agreed_again - evaluated;
+  ++calls;
 }
 
 std::string PairMindscaip::describe(int i) const
@@ -281,66 +376,99 @@ const double *PairMindscaip::rotation_to_model() const
   return nullptr;
 }
 
-void PairMindscaip::build_graph()
+// Slots and edges of this rank; returns what is wrong with them. Collective: ghosts ask their owners for their slots.
+std::string PairMindscaip::build_graph()
 {
+  std::string failure;
   if (comm->get_comm_cutoff() < contract.list_cutoff)
-    error->all(FLERR,
-               "pair_style mindscaip: ghost atoms reach {} A and the model needs {} A; raise it with 'comm_modify cutoff {}'",
-               comm->get_comm_cutoff(), contract.list_cutoff, contract.list_cutoff + neighbor->skin);
+    failure = fmt::format("ghost atoms reach {} A and the model needs {} A; raise it with 'comm_modify cutoff {}'",
+                          comm->get_comm_cutoff(), contract.list_cutoff, contract.list_cutoff + neighbor->skin);
 
   // A position that is not finite drops out of every neighbour list, so the lists alone would not show it.
-  for (int i = 0; i < atom->nlocal; ++i)
+  for (int i = 0; i < atom->nlocal && failure.empty(); ++i)
     for (int a = 0; a < 3; ++a)
-      if (!std::isfinite(atom->x[i][a]))
-        error->one(FLERR,
-                   "pair_style mindscaip: {} has a position that is not finite; the run has become unstable (reduce the "
-                   "timestep or relax the start)",
-                   describe(i));
+      if (!std::isfinite(atom->x[i][a])) failure = explain_not_finite(i);
 
-  const tagint *tag = atom->tag;
-  Atom *const atoms = atom;
-  const mindscaip::NeighborView neighbors{atom->nlocal,
-                                          atom->nlocal + atom->nghost,
-                                          list->inum,
-                                          list->ilist,
-                                          list->numneigh,
-                                          list->firstneigh,
-                                          NEIGHMASK,
-                                          atom->x,
-                                          atom->type,
-                                          [tag, atoms](int ghost) { return atoms->map(tag[ghost]); }};
+  const mindscaip::NeighborView neighbors{atom->nlocal,   atom->nlocal + atom->nghost, list->inum,
+                                          list->ilist,    list->numneigh,              list->firstneigh,
+                                          NEIGHMASK,      atom->x,                     atom->type};
+  auto status = graph.assign_slots(neighbors, numbers_of_type, !in_hybrid(), comm->me);
+  comm->forward_comm(this);
+  if (status == mindscaip::EdgeGraph::Status::OK && failure.empty())
+    status = graph.list_edges(neighbors, numbers_of_type, contract.list_cutoff, rotation_to_model());
+  return failure.empty() ? explain(status) : failure;
+}
+
+int PairMindscaip::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
+{
+  int m = 0;
+  for (int k = 0; k < n; ++k) {
+    const mindscaip::Home &home = graph.home(atoms[k]);
+    buffer[m++] = home.rank;
+    buffer[m++] = static_cast<double>(home.slot);
+  }
+  return m;
+}
+
+void PairMindscaip::unpack_forward_comm(int n, int first, double *buffer)
+{
+  int m = 0;
+  for (int ghost = first; ghost < first + n; ++ghost, m += HOME_SIZE)
+    graph.set_home(ghost, {static_cast<int>(buffer[m]), static_cast<int64_t>(buffer[m + 1])});
+}
+
+std::string PairMindscaip::explain_not_finite(int i) const
+{
+  return describe(i) +
+      " has a position that is not finite; the run has become unstable (reduce the timestep or relax the start)";
+}
+
+std::string PairMindscaip::explain(mindscaip::EdgeGraph::Status status) const
+{
   using Status = mindscaip::EdgeGraph::Status;
-  switch (graph.build(neighbors, numbers_of_type, contract.list_cutoff, !in_hybrid(), rotation_to_model())) {
+  switch (status) {
     case Status::OK:
       break;
     case Status::NOT_FINITE:
-      error->one(FLERR, "pair_style mindscaip: {} has a position that is not finite; the run has become unstable",
-                 describe(graph.first));
+      return explain_not_finite(graph.first);
     case Status::COINCIDENT:
-      error->one(FLERR, "pair_style mindscaip: {} and atom {} stand on the same place; separate them", describe(graph.first),
-                 tag[graph.second]);
+      return fmt::format("{} and atom {} stand on the same place; separate them", describe(graph.first),
+                         atom->tag[graph.second]);
     case Status::UNMAPPED:
-      error->one(FLERR,
-                 "pair_style mindscaip: {} has a type that pair_coeff maps to NULL; map the type to an element, or use "
-                 "pair_style hybrid/overlay with another style for it",
-                 describe(graph.first));
+      return describe(graph.first) +
+          " has a type that pair_coeff maps to NULL; map the type to an element, or use pair_style hybrid/overlay with "
+          "another style for it";
     case Status::LOST_OWNER:
-      error->one(FLERR,
-                 "pair_style mindscaip: the owner of ghost {} is not on this rank; reset the atom IDs with 'reset_atoms id'",
-                 describe(graph.first));
+      return describe(graph.first) + " is a ghost of an atom that the model does not see; rebuild the neighbour list";
   }
+  return "";
 }
 
-void PairMindscaip::evaluate_model()
+// The model on this rank's graph; returns what failed. A failure between two exchanges leaves other ranks waiting, so it
+// ends them all at once.
+std::string PairMindscaip::evaluate_model()
 {
-  if (!backend->evaluate(graph.view(), output))
+  const mindscaip::GraphView view = graph.view();
+  bool done;
+  if (exchange) {
+    const mindscaip::Stages stages{contract.num_layers, contract.ranking == "mutual", contract.conservative};
+    done = backend->evaluate_part(view, stages, *exchange, output);
+  } else {
+    done = backend->evaluate(view, output);
+  }
+  if (!done)
     error->one(FLERR, "pair_style mindscaip: the model '{}' failed on {} atoms with {} edges; torch {} says: {}", model_path,
                graph.num_atoms(), graph.num_edges(), backend->torch_version(), backend->error());
   const bool direct = !contract.conservative;
   if ((direct && output.direct_forces == nullptr && graph.num_atoms() > 0) ||
       (!direct && output.edge_gradients == nullptr && graph.num_edges() > 0))
-    error->one(FLERR, "pair_style mindscaip: the model '{}' returned no {}, which its contract promises; export it again",
-               model_path, direct ? "direct forces" : "edge gradients");
+    return fmt::format("the model '{}' returned no {}, which its contract promises; export it again", model_path,
+                       direct ? "direct forces" : "edge gradients");
+  for (int64_t slot = 0; slot < graph.num_atoms(); ++slot)
+    if (!std::isfinite(output.atom_energies[slot]))
+      return fmt::format("the model gives {} an energy that is not finite; the run has become unstable",
+                         describe(graph.atom_of_slot(slot)));
+  return "";
 }
 
 // Energies, forces F_i = sum_{e=(i,*)} g_e - sum_{e=(*,i)} g_e and the virial W = -sum_e r_e (x) g_e. The forces of
@@ -353,9 +481,6 @@ void PairMindscaip::scatter()
   double energy = 0.0;
   for (int64_t slot = 0; slot < graph.num_atoms(); ++slot) {
     const double atom_energy = energy_factor * output.atom_energies[slot];
-    if (!std::isfinite(atom_energy))
-      error->one(FLERR, "pair_style mindscaip: the model gives {} an energy that is not finite; the run has become unstable",
-                 describe(graph.atom_of_slot(slot)));
     energy += atom_energy;
     if (eflag_atom) eatom[graph.atom_of_slot(slot)] += atom_energy;
   }
@@ -424,5 +549,61 @@ void PairMindscaip::tally_edge_virial(int i, int j, const double *r, const doubl
 
 double PairMindscaip::memory_usage()
 {
-  return Pair::memory_usage() + graph.bytes();
+  return Pair::memory_usage() + graph.bytes() + (exchange ? exchange->bytes() : 0.0);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// after a run
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Where the time of this pair style went, when asked for with 'timing yes'.
+void PairMindscaip::finish()
+{
+  if (!timing || calls == 0) return;
+  const double mine[3] = {seconds.graph, seconds.model, seconds.exchange};
+  double least[3], sum[3], most[3];
+  MPI_Allreduce(mine, least, 3, MPI_DOUBLE, MPI_MIN, world);
+  MPI_Allreduce(mine, sum, 3, MPI_DOUBLE, MPI_SUM, world);
+  MPI_Allreduce(mine, most, 3, MPI_DOUBLE, MPI_MAX, world);
+  if (comm->me == 0) {
+    const double total = std::max(sum[0] + sum[1] + sum[2], 1e-300);
+    const char *const names[3] = {"graph", "model", "exchange"};
+    std::string table = fmt::format("\npair_style mindscaip: {} evaluations, seconds of a rank\n"
+                                    "Section  |  min time  |  avg time  |  max time  | %total\n",
+                                    calls);
+    for (int k = 0; k < 3; ++k)
+      table += fmt::format("{:<9}| {:<10.5g} | {:<10.5g} | {:<10.5g} | {:6.2f}\n", names[k], least[k], sum[k] / comm->nprocs,
+                           most[k], 100.0 * sum[k] / total);
+    utils::logmesg(lmp, table);
+  }
+  seconds = Seconds();
+  calls = 0;
+}
+
+// A restart file holds the commands to give again and not the model: the file may have moved or changed since.
+void PairMindscaip::write_restart(FILE *file)
+{
+  write_restart_settings(file);
+}
+
+void PairMindscaip::read_restart(FILE *file)
+{
+  read_restart_settings(file);
+}
+
+void PairMindscaip::write_restart_settings(FILE *file)
+{
+  const auto length = static_cast<int>(command_text.size());
+  fwrite(&length, sizeof(int), 1, file);
+  fwrite(command_text.data(), 1, command_text.size(), file);
+}
+
+void PairMindscaip::read_restart_settings(FILE *file)
+{
+  if (comm->me != 0) return;
+  int length = 0;
+  utils::sfread(FLERR, &length, sizeof(int), 1, file, nullptr, error);
+  std::string text(static_cast<size_t>(std::max(length, 0)), '\0');
+  if (length > 0) utils::sfread(FLERR, &text[0], 1, text.size(), file, nullptr, error);
+  utils::logmesg(lmp, "pair_style mindscaip keeps no model in restart files; give these again after read_restart:\n{}\n", text);
 }

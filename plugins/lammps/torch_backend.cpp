@@ -1,10 +1,14 @@
 // The torch side of the plugin: loads a model.pt and evaluates it on graphs in plain memory.
 
 #include "backend.h"
+#include "torch_stages.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/script.h>
 #include <torch/version.h>
+
+#include <dlfcn.h>
 
 #include <cstdio>
 #include <string>
@@ -30,12 +34,33 @@ std::string first_line(const std::string &text)
   return end_of(0);
 }
 
+// The number of GPUs. torch asks for its CUDA library once and keeps the answer, and nothing here is linked against it
+// (it takes seconds and gigabytes to load), so it is loaded before the first question.
+int count_gpus()
+{
+  static const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
+  return loaded && at::hasCUDA() ? static_cast<int>(c10::impl::VirtualGuardImpl(torch::kCUDA).deviceCount()) : 0;
+}
+
 class TorchBackend : public Backend {
  public:
-  explicit TorchBackend(const char *path)
+  explicit TorchBackend(const BackendOptions &options) : device_(torch::kCPU)
   {
+    const std::string wanted = options.device;
+    if (wanted != "cpu") {
+      num_devices_ = count_gpus();
+      if (wanted == "cuda") {
+        if (num_devices_ > 0)
+          device_ = torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(options.node_rank % num_devices_));
+      } else {
+        device_ = torch::Device(wanted);
+        TORCH_CHECK(device_.index() < num_devices_, "device ", wanted, " is not there: this process sees ", num_devices_,
+                    " GPUs");
+      }
+    }
+    device_name_ = device_.str();
     std::unordered_map<std::string, std::string> extra{{"contract", ""}};
-    module_ = torch::jit::load(path, torch::kCPU, extra);
+    module_ = torch::jit::load(options.path, device_, extra);
     module_.eval();
     contract_ = extra["contract"];
   }
@@ -43,11 +68,35 @@ class TorchBackend : public Backend {
   const char *contract() const override { return contract_.c_str(); }
   const char *error() const override { return error_.c_str(); }
   const char *torch_version() const override { return TORCH_VERSION; }
+  const char *device() const override { return device_name_.c_str(); }
+  int num_devices() const override { return num_devices_; }
+  bool has_stages() const override { return mindscaip::has_stages(module_); }
 
   bool evaluate(const GraphView &graph, ModelOutput &output) override
   {
+    return guarded([&] {
+      const GraphTensors tensors(graph, device_);
+      const auto result = module_.forward({tensors.numbers, tensors.index, tensors.vectors});
+      TORCH_CHECK(result.isTuple() && result.toTupleRef().elements().size() == 3,
+                  "forward of the model does not return the three tensors of the contract");
+      const auto &parts = result.toTupleRef().elements();
+      keep({parts[0].toTensor(), parts[1].toTensor(), parts[2].toTensor()}, graph, output);
+    });
+  }
+
+  bool evaluate_part(const GraphView &graph, const Stages &stages, Exchange &exchange, ModelOutput &output) override
+  {
+    return guarded([&] { keep(evaluate_stages(module_, graph, stages, exchange, device_), graph, output); });
+  }
+
+ private:
+  template <typename Function> bool guarded(const Function &function)
+  {
     try {
-      run(graph, output);
+      // The module differentiates inside its own forward. Gradients must be on already when it is called: with them off,
+      // TorchScript's optimised second call takes the module's tensors for constants and returns gradients of zero.
+      const torch::AutoGradMode with_gradients(true);
+      function();
       return true;
     } catch (const c10::Error &e) {
       error_ = first_line(e.what_without_backtrace());
@@ -59,27 +108,12 @@ class TorchBackend : public Backend {
     return false;
   }
 
- private:
-  void run(const GraphView &graph, ModelOutput &output)
+  void keep(const Results &results, const GraphView &graph, ModelOutput &output)
   {
-    // The module differentiates inside its own forward. Gradients must be on already when it is called: with them off,
-    // TorchScript's optimised second call takes the module's tensors for constants and returns gradients of zero.
-    const torch::AutoGradMode with_gradients(true);
-    const auto integers = torch::TensorOptions().dtype(torch::kInt64);
-    const auto reals = torch::TensorOptions().dtype(torch::kFloat64);
     const int64_t n = graph.num_atoms, e = graph.num_edges;
-    // No copies: the tensors are views of the caller's buffers, and the module does not write to its inputs.
-    auto numbers = torch::from_blob(const_cast<int64_t *>(graph.numbers), {n}, integers);
-    auto index = torch::from_blob(const_cast<int64_t *>(graph.edge_index), {2, e}, {graph.capacity, 1}, integers);
-    auto vectors = torch::from_blob(const_cast<double *>(graph.edge_vectors), {e, 3}, reals);
-
-    const auto result = module_.forward({numbers, index, vectors});
-    TORCH_CHECK(result.isTuple() && result.toTupleRef().elements().size() == 3,
-                "forward of the model does not return the three tensors of the contract");
-    const auto &parts = result.toTupleRef().elements();
-    energies_ = as_doubles(parts[0].toTensor());
-    gradients_ = as_doubles(parts[1].toTensor());
-    forces_ = as_doubles(parts[2].toTensor());
+    energies_ = as_doubles(results.atom_energies);
+    gradients_ = as_doubles(results.edge_gradients);
+    forces_ = as_doubles(results.direct_forces);
     TORCH_CHECK(energies_.numel() == n, "the model returned ", energies_.numel(), " energies for ", n, " atoms");
     TORCH_CHECK(gradients_.numel() == 3 * e || gradients_.numel() == 0, "the model returned ", gradients_.sizes(),
                 " edge gradients for ", e, " edges");
@@ -96,7 +130,9 @@ class TorchBackend : public Backend {
   }
 
   torch::jit::Module module_;
-  std::string contract_, error_;
+  torch::Device device_;
+  int num_devices_ = 0;
+  std::string contract_, error_, device_name_;
   torch::Tensor energies_, gradients_, forces_;    // keep the results alive until the next call
 };
 
@@ -109,8 +145,8 @@ void copy_message(const std::string &text, char *message, size_t size)
 
 }    // namespace mindscaip
 
-extern "C" mindscaip::Backend *mindscaip_backend_open(int interface, const char *path, int num_threads, char *message,
-                                                       size_t size)
+extern "C" mindscaip::Backend *mindscaip_backend_open(int interface, const mindscaip::BackendOptions *options,
+                                                       char *message, size_t size)
 {
   using namespace mindscaip;
   if (interface != BACKEND_INTERFACE) {
@@ -119,8 +155,8 @@ extern "C" mindscaip::Backend *mindscaip_backend_open(int interface, const char 
     return nullptr;
   }
   try {
-    if (num_threads > 0) at::set_num_threads(num_threads);
-    return new TorchBackend(path);
+    if (options->num_threads > 0) at::set_num_threads(options->num_threads);
+    return new TorchBackend(*options);
   } catch (const c10::Error &e) {
     copy_message(first_line(e.what_without_backtrace()), message, size);
   } catch (const std::exception &e) {

@@ -67,7 +67,7 @@ def test_the_working_input_works(run_lammps, model: Path) -> None:
         ({"pair": "pair_style mindscaip .\n"}, ["'.'"]),
         ({"pair": "pair_style mindscaip in.lammps\n"}, ["in.lammps", "not a whole model.pt"]),
         ({"pair": "pair_style mindscaip model.pt thread 2\n"}, ["'thread'", "threads N"]),
-        ({"pair": "pair_style mindscaip model.pt threads\n"}, ["'threads'", "number"]),
+        ({"pair": "pair_style mindscaip model.pt threads\n"}, ["'threads'", "value"]),
         ({"pair": "pair_style mindscaip model.pt threads 0\n"}, ["threads 0"]),
         ({"coeff": "pair_coeff * * C Si\n"}, ["'Si'", "type 2", "H C N O"]),
         ({"coeff": "pair_coeff * * C\n"}, ["1 elements for 2 atom types"]),
@@ -177,9 +177,10 @@ def test_models_that_fail(run_lammps, model: Path, module: type[torch.nn.Module]
     assert_refused(run_lammps(script()), *words)
 
 
-def test_two_ranks(run_lammps, model: Path) -> None:
+def test_a_model_without_stages_on_two_ranks(run_lammps, model: Path) -> None:
+    """A model with ``forward`` alone (as written by an earlier version) runs on one rank only."""
     done = run_lammps(script(), ranks=2)
-    assert_refused(done, "one MPI rank", "this run has 2", "OMP_NUM_THREADS")
+    assert_refused(done, "model.pt", "no stages for 2 MPI ranks", "export it again")
 
 
 NOT_FINITE = """
