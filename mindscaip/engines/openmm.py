@@ -87,7 +87,7 @@ def torch_force(
     *,
     atoms: Sequence[int] | None = None,
     periodic: bool | None = None,
-    own_images: bool = True,
+    images: str = "all",
     force_group: int = 0,
     backend: str = "auto",
     device: str | None = None,
@@ -107,9 +107,10 @@ def torch_force(
             the model.
         periodic: whether the neighbour list uses the box; None takes it from the topology (atomic numbers alone: not
             periodic). The box is read at every call, so barostats work, and it may be smaller than the cutoff.
-        own_images: whether particles of the region may see periodic images of the region itself. With False every call
-            checks that the box is large enough for none: in a mixed system such interactions would be counted twice,
-            here and in the lattice sums of the classical forces.
+        images: what the region may see of its own periodic images: ``all`` within the cutoff; ``nearest``, one image of
+            each pair and none of an atom itself (a mixed system would count the others twice, here and in the lattice
+            sums of the classical forces); or ``none``, nothing across a boundary of the box. More is an error at the
+            call.
         force_group: OpenMM's force group, 0 to 31.
         backend: ``torch`` for ``TorchForce`` of openmm-torch, ``python`` for OpenMM's own ``PythonForce`` (same module,
             more overhead, and its XML needs mindscaip), ``auto`` for the first that works here.
@@ -136,7 +137,7 @@ def torch_force(
         numbers,
         atoms,
         periodic=bool(periodic),
-        own_images=own_images,
+        images=images,
         backend=backend,
         device=device,
         stacklevel=3,

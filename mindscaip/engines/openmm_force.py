@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import openmm
 
 BACKENDS = ("auto", "torch", "python")
+IMAGES = ("all", "nearest", "none")
+"""What a region may see of its periodic images, in the order of the wrapper's numbers."""
 FORCE_NAME = "mindscaip"
 """``Force.getName()`` of every force made here."""
 
@@ -61,19 +63,21 @@ def scripted_wrapper(
     numbers: np.ndarray,
     atoms: Sequence[int] | None = None,
     *,
-    own_images: bool = True,
+    images: str = "all",
     to_model_frame: np.ndarray | None = None,
 ) -> torch.jit.ScriptModule:
     """Elements, region, neighbour list, units and model in one TorchScript module.
 
     Args:
         numbers: atomic number of every particle, ``[N]``.
-        atoms, own_images: as in :func:`mindscaip.engines.openmm.torch_force`.
+        atoms, images: as in :func:`mindscaip.engines.openmm.torch_force`.
         to_model_frame: rotation ``R`` ``[3, 3]``: the model sees ``vectors @ R``; None leaves them as they are.
 
     Raises:
         MindscaipError: a region that cannot be, or an element that the model does not know.
     """
+    if images not in IMAGES:
+        raise MindscaipError(f"images is {images!r}{did_you_mean(images, IMAGES)}; known: {', '.join(IMAGES)}")
     region = region_of(numbers, atoms)
     contract = exported.contract
     check_elements(contract, sorted({chemical_symbols[z] for z in numbers[region]}), "the topology")
@@ -89,7 +93,7 @@ def scripted_wrapper(
         NM_TO_ANGSTROM,
         EV_TO_KJ_PER_MOL,
         torch.from_numpy(np.array(rotation, dtype=np.float64)),
-        own_images,
+        IMAGES.index(images),
         contract.to_text(),
     )
     return torch.jit.script(wrapper.eval())
@@ -101,7 +105,7 @@ def build_force(
     atoms: Sequence[int] | None = None,
     *,
     periodic: bool,
-    own_images: bool = True,
+    images: str = "all",
     to_model_frame: np.ndarray | None = None,
     backend: str = "auto",
     device: str | None = None,
@@ -113,7 +117,7 @@ def build_force(
         MindscaipError: as :func:`scripted_wrapper`, or the backend is not there.
     """
     chosen = choose_backend(backend, stacklevel + 1)
-    module = scripted_wrapper(exported, numbers, atoms, own_images=own_images, to_model_frame=to_model_frame)
+    module = scripted_wrapper(exported, numbers, atoms, images=images, to_model_frame=to_model_frame)
     warn_of_energy(exported.contract, exported.path, stacklevel=stacklevel + 1)
     force: Any
     if chosen == "python":

@@ -18,7 +18,7 @@ from mindscaip.errors import MindscaipError, did_you_mean
 if TYPE_CHECKING:
     import openmm
 
-OPTIONS = ("backend", "periodic", "ownImages", "device")
+OPTIONS = ("backend", "periodic", "images", "device")
 """Options of ``createSystem`` and ``createMixedSystem`` that are this potential's."""
 EMBEDDING_OPTIONS = ("mlLongRange", "linkAtomDistances")
 """Options of openmm-ml's embeddings (from 1.8 on), which it hands to every potential too."""
@@ -55,9 +55,14 @@ class MindscaipPotentialImpl(MLPotentialImpl):
         as in :func:`mindscaip.engines.openmm.torch_force`.
     ``periodic``
         whether the model uses the box; by default where the topology has one.
-    ``ownImages``
-        whether the region of a mixed system may see periodic images of itself. By default it may not: such pairs are in
-        the lattice sums of the classical forces already, and a box that is too small for that is an error.
+    ``images``
+        as there. By default the region of a mixed system sees the ``nearest`` image of each of its pairs, because all
+        others are in the lattice sums of the classical forces, and ``none`` with ``interpolate=True``, whose classical
+        terms do not see the box.
+
+    A mixed system without interpolation gets ``NonbondedForce.setExceptionsUsePeriodicBoundaryConditions(True)``: what
+    the classical forces leave out inside the region is then the nearest image of each pair too, and the region may
+    stand across a boundary of the box.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -88,7 +93,8 @@ class MindscaipPotentialImpl(MLPotentialImpl):
         numbers, has_box = particles(topology)
         region = region_of(numbers, indices)
         # With interpolate=True the force is made in a System without particles and moved into a CustomCVForce.
-        if system.getNumParticles() > 0:
+        interpolate = system.getNumParticles() == 0
+        if not interpolate:
             # A virtual site that has an element is a link atom of openmm-ml; others have none and are refused above.
             check_system(system, len(numbers), region, virtual_sites=True)
         if indices is not None:
@@ -96,12 +102,15 @@ class MindscaipPotentialImpl(MLPotentialImpl):
         periodic = args.get("periodic")
         if periodic is None:
             periodic = bool(has_box)
+        images = "all" if indices is None else "none" if interpolate else "nearest"
+        if images == "nearest" and periodic:
+            _exclude_nearest_images(system)
         force = engine.torch_force(
             self.path,
             topology,
             atoms=indices,
             periodic=periodic,
-            own_images=args.get("ownImages", indices is None),
+            images=args.get("images", images),
             force_group=forceGroup,
             backend=args.get("backend", "auto"),
             device=args.get("device"),
@@ -111,3 +120,14 @@ class MindscaipPotentialImpl(MLPotentialImpl):
     def getMLLongRange(self) -> bool:
         """The model is local: it has a cutoff."""
         return False
+
+
+def _exclude_nearest_images(system: openmm.System) -> None:
+    """Let the exceptions of periodic classical forces count from the nearest image.
+
+    OpenMM takes distances of excluded pairs as the coordinates stand. Where the region stands across a boundary of the
+    box, the lattice sum would lose an image that it never had.
+    """
+    for force in system.getForces():
+        if type(force).__name__ == "NonbondedForce" and force.usesPeriodicBoundaryConditions():
+            force.setExceptionsUsePeriodicBoundaryConditions(True)

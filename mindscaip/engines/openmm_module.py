@@ -28,8 +28,8 @@ class OpenMMPotential(torch.nn.Module):
         energy_from_ev: unit of the returned energy per eV.
         to_model_frame: rotation ``R`` ``[3, 3]``: the model sees ``vectors @ R``. The identity, except where the box
             had to be turned into OpenMM's form (the model is not equivariant by construction).
-        own_images: whether an atom may see periodic images of the region (itself included). With False a box in which
-            it does is an error.
+        images: what the region may see of its periodic images. 0: everything within the cutoff; 1: one image of each
+            pair; 2: only the neighbours as they stand, not across a boundary of the box. More is an error.
         contract: text of the contract, kept with the System for whoever reads it later.
     """
 
@@ -48,7 +48,7 @@ class OpenMMPotential(torch.nn.Module):
         length_to_angstrom: float,
         energy_from_ev: float,
         to_model_frame: Tensor,
-        own_images: bool,
+        images: int,
         contract: str,
     ) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class OpenMMPotential(torch.nn.Module):
         self.conservative = conservative
         self.length_to_angstrom = length_to_angstrom
         self.energy_from_ev = energy_from_ev
-        self.own_images = own_images
+        self.images = images
         self.contract = contract
 
     def forward(self, positions: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -82,14 +82,20 @@ class OpenMMPotential(torch.nn.Module):
             cell = box.detach().to(torch.float64) * self.length_to_angstrom
 
         edge_index, edge_vectors = neighbor_edges(local, cell, self.list_cutoff)
-        if box is not None and not self.own_images and edge_index.size(1) > 0:
-            # Without images no atom is its own neighbour and no pair is listed twice.
+        if box is not None and self.images > 0 and edge_index.size(1) > 0:
+            # No atom may be its own neighbour and no pair be listed twice.
             pairs = edge_index[0] * local.size(0) + edge_index[1]
             alone = not bool((edge_index[0] == edge_index[1]).any())
             if not alone or torch.unique(pairs).size(0) < pairs.size(0):
                 raise RuntimeError(
                     "mindscaip: the box is so small that the region sees its own periodic images, which the classical "
                     "forces of the rest count already; use a larger box"
+                )
+            straight = local[edge_index[1]] - local[edge_index[0]]
+            if self.images > 1 and bool(((edge_vectors - straight).abs() > 1e-3).any()):
+                raise RuntimeError(
+                    "mindscaip: the region is cut by a boundary of the box, and the classical terms of an interpolated "
+                    "system do not see the box; give positions with the region in one piece"
                 )
         atom_energies, edge_gradients, direct_forces = self.model(
             self.numbers, edge_index, edge_vectors @ self.to_model_frame
