@@ -167,6 +167,11 @@ def sentence_of(error: BaseException) -> str:
         if MARKER in line:
             return line[line.index(MARKER) + len(MARKER) :].strip()
     text = first_line(error)
+    if "while holding the GIL" in text:
+        return (
+            "this function of OpenMM keeps Python's lock, with which a TorchForce cannot differentiate; "
+            "create the force with backend='python' to use it"
+        )
     if "coordinate is NaN" in text:  # OpenMM's own check comes first on some platforms
         return "a position is not finite (NaN); the run has blown up"
     return f"OpenMM: {text}"
