@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from mindscaip.bsct.scans import BuildResult
+    from mindscaip.bsct.records import BuildResult
 
+MOST_ROWS = 40
+"""With more bonds than this the terminal shows numbers only."""
 BUILD_EXAMPLE = """
-Example:
+Examples:
 
-  mindscaip bsct build CCO CNC COC -o scans.h5 --reference gfn2-xtb --bonds C-C,C-O
+  mindscaip bsct build CCO CNC COC -o scans.h5 --bonds C-C,C-O
+
+  mindscaip bsct build CO -o scans.h5 --reference pyscf --relax-with gfn2-xtb
+
+  mindscaip bsct build published.h5 -o scans.h5 --no-relax --reference ase:my_module:make_calculator
 """
 
 
@@ -23,72 +30,112 @@ def register_build(group: typer.Typer) -> None:
 
 
 def build(
-    smiles: Annotated[list[str], typer.Argument(help="Molecules as SMILES.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SMILES_OR_FILE...",
+            help="SMILES; .smi, .sdf, .xyz, .extxyz or .h5 files (a store, or other scans: their unperturbed geometry "
+            "and bond; FILE:BOND/ID takes one of them); other structure files through ASE.",
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Packed HDF5 to write; <stem>.json records every bond.")
     ],
-    reference: Annotated[str, typer.Option(help="gfn2-xtb, gfn1-xtb or ase:module:callable.")] = "gfn2-xtb",
+    reference: Annotated[
+        str, typer.Option(help="gfn2-xtb, gfn1-xtb, pyscf or psi4 (or pyscf:FUNCTIONAL/BASIS), ase:module:callable.")
+    ] = "gfn2-xtb",
+    relax: Annotated[
+        bool, typer.Option("--relax/--no-relax", help="Keep the geometry as given with --no-relax.")
+    ] = True,
+    relax_with: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Relax with this calculator.  [default: the reference]")
+    ] = None,
     frames: Annotated[int, typer.Option(help="Frames per scan.")] = 100,
     bonds: Annotated[
         list[str] | None,
-        typer.Option(help="Types such as C-C,C-O (repeatable), or 'any'. [default: the nine published types]"),
+        typer.Option(help="Types such as C-C,C-O (repeatable), or 'any'.  [default: the nine published types]"),
     ] = None,
     per_bond: Annotated[
         int | None, typer.Option(help="At most so many scans of each bond type, chosen with the seed.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the geometries and of the choice.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [default: all cores]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes, one thread each.  [default: all cores]")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the workers of this Dask scheduler (tcp://host:8786).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output when it exists.")] = False,
 ) -> None:
     """Build bond scans: stretch and compress the bonds that split a molecule in two, with a reference on every frame.
 
-    A killed build goes on from <output>.parts when the same command is given again.
+    Every frame is saved when it is done: the same command goes on where a killed one stopped. A molecule, bond or frame
+    that cannot be used is recorded with its reason, and the rest goes on.
     """
-    from mindscaip.bsct.scans import PUBLISHED_BONDS, BuildSettings, build_scans
-    from mindscaip.console import console, progress_bar
+    from mindscaip.bsct.build import build_scans
+    from mindscaip.bsct.records import PUBLISHED_BONDS, UNRELAXED, WITH_REFERENCE, BuildSettings
+    from mindscaip.commands.progress import stage_bars
+    from mindscaip.console import console
+    from mindscaip.errors import MindscaipError
 
+    if relax_with is not None and not relax:
+        raise MindscaipError("--no-relax keeps the geometry as given; leave out --relax-with")
     wanted = [part for text in bonds or PUBLISHED_BONDS for part in text.replace(",", " ").split()]
-    titles = {"relax": "Relaxing molecules", "scan": "Scanning bonds"}
-    with progress_bar() as progress:
-        tasks: dict[str, Any] = {}
-
-        def start(stage: str, count: int) -> None:
-            if count:  # nothing to do is no news
-                tasks[stage] = progress.add_task(titles[stage], total=count)
-
-        try:
-            result = build_scans(
-                smiles,
-                output,
-                BuildSettings(reference=reference, frames=frames, seed=seed),
-                bonds=[] if "any" in wanted else wanted,
-                per_bond=per_bond,
-                workers=workers,
-                overwrite=overwrite,
-                on_start=start,
-                on_done=lambda stage: progress.advance(tasks[stage]),
-            )
-        except KeyboardInterrupt:
-            console.print("Interrupted; the same command goes on from here.")
-            raise
-    _print_build(result)
+    relaxation = (relax_with or WITH_REFERENCE) if relax else UNRELAXED
+    titles = {"relax": "Molecules", "scan": "Frames"}
+    with stage_bars(titles, interrupted="Interrupted; the same command goes on from here.") as progress:
+        result = build_scans(
+            inputs,
+            output,
+            BuildSettings(reference=reference, frames=frames, seed=seed, relaxation=relaxation),
+            bonds=[] if "any" in wanted else wanted,
+            per_bond=per_bond,
+            workers=workers,
+            dask=dask,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print(result)
     console.print(
-        f"Wrote {result.num_scans} scans to {output} and the record of every bond to {output.with_suffix('.json')}"
+        f"Wrote {result.num_scans} scans with {result.num_frames} frames to {output} and the record of every bond to "
+        f"{output.with_suffix('.json')}",
+        markup=False,
+        soft_wrap=True,
     )
 
 
-def _print_build(result: BuildResult) -> None:
+def _print(result: BuildResult) -> None:
     from rich.table import Table
 
+    from mindscaip.bsct.records import count_bonds
     from mindscaip.console import console
 
-    table = Table(title="Bonds")
-    for name in ("molecule", "bond", "atoms", "status", "reason"):
-        table.add_column(name)
-    for record in result.records:
-        table.add_row(record.smiles, record.bond, "-".join(map(str, record.atoms)), record.status, record.reason)
+    # Bonds to hydrogen can never be scanned; they would drown the rest.
+    shown = [r for r in result.records if "H" not in r.bond.split("-") or r.status == "scanned"]
+    if len(shown) <= MOST_ROWS:
+        table = Table(title="Bonds")
+        for name in ("molecule", "bond", "atoms", "status", "reason"):
+            table.add_column(name)
+        for record in shown:
+            cells = (record.molecule, record.bond, "-".join(map(str, record.atoms)), record.status, record.reason)
+            table.add_row(*(text.replace("[", r"\[") for text in cells))  # brackets are markup
+    else:
+        counts = count_bonds(shown)
+        outcomes = sorted({outcome for row in counts.values() for outcome in row}, key=lambda o: (o != "scanned", o))
+        table = Table(title="Bonds by outcome")
+        for name in ("bond", *outcomes):
+            table.add_column(name, justify="left" if name == "bond" else "right")
+        total: Counter[str] = Counter()
+        for bond, row in counts.items():
+            total.update(row)
+            table.add_row(bond, *(str(row.get(outcome, "")) for outcome in outcomes))
+        table.add_section()
+        table.add_row("all", *(str(total[outcome]) for outcome in outcomes))
     console.print(table)
-    for text, reason in result.failed_molecules:
-        console.print(f"Molecule {text} is left out: {reason}")
+    for name, reason in result.failed_molecules:
+        console.print(f"Molecule {name} is left out: {reason}", markup=False, soft_wrap=True)
+    without = sum(len(record.failed_frames) for record in result.records)
+    if without:
+        console.print(f"{without} frames have no reference; the record says why.")
     if result.resumed:
-        console.print(f"{result.resumed} scans are from an interrupted build.")
+        console.print(f"{result.resumed} frames are from an interrupted build.")

@@ -60,7 +60,7 @@ def label_command(
     Each molecule is relaxed, heated and followed; energies (eV) and forces (eV/A) of every INTERVAL-th step go into
     DATA.h5 with the energies of the isolated atoms. A trajectory that fails is reported and the rest goes on.
     """
-    from mindscaip.console import console, progress_bar
+    from mindscaip.commands.progress import stage_bars
     from mindscaip.data.label import Sampling, label, read_molecules
 
     sampling = Sampling(
@@ -75,14 +75,8 @@ def label_command(
         seed=seed,
     )
     molecules = read_molecules(inputs)
-    bar = progress_bar()
-    task = bar.add_task("labelled frames", total=None)
-
-    def show(done: int, total: int) -> None:
-        bar.start()  # only now: an error in the options comes without a bar
-        bar.update(task, completed=done, total=total)
-
-    try:
+    kept = f"stopped; finished frames are kept in {output}.work and the same command goes on from there"
+    with stage_bars({"label": "labelled frames"}, interrupted=kept) as show:
         summary = label(
             molecules,
             output,
@@ -90,14 +84,8 @@ def label_command(
             sampling=sampling,
             workers=workers,
             overwrite=overwrite,
-            progress=show,
+            progress=lambda done, total: show("label", done, total),
         )
-    except KeyboardInterrupt:
-        bar.stop()
-        console.print(f"stopped; finished frames are kept in {output}.work and the same command goes on from there")
-        raise
-    finally:
-        bar.stop()
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
     else:

@@ -1,7 +1,8 @@
 """Reference calculators by name: the methods that make labels and that models are compared with.
 
-``gfn2-xtb`` and ``gfn1-xtb`` are the semi-empirical methods of Grimme's group (through tblite); ``ase:module:callable``
-is anything that ASE can drive. All speak ASE's language: eV, eV/A, Angstrom.
+``gfn2-xtb`` and ``gfn1-xtb`` are the semi-empirical methods of Grimme's group (through tblite); ``pyscf`` and ``psi4``
+are density functional theory (:mod:`mindscaip.data.quantum`); ``ase:module:callable`` is anything that ASE can drive.
+All speak ASE's language: eV, eV/A, Angstrom.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTRO
 
 XTB_METHODS = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
 XTB_LAST_ELEMENT = 86
+QUANTUM_PROGRAMS = ("pyscf", "psi4")
 ASE_PREFIX = "ase:"
 
 
@@ -49,6 +52,10 @@ class CalculatorFactory:
         """
         if self.name in XTB_METHODS:
             return XTB(self.name)
+        if _is_quantum(self.name):
+            from mindscaip.data.quantum import make_quantum
+
+            return make_quantum(self.name)
         make = _find_callable(self.name)
         try:
             calculator = make()
@@ -62,22 +69,46 @@ class CalculatorFactory:
 
 
 def resolve_calculator(name: str) -> Callable[[], BaseCalculator]:
-    """Return what makes calculators of this name: ``gfn2-xtb``, ``gfn1-xtb`` or ``ase:module:callable``.
+    """Return what makes calculators of this name.
 
-    ``module`` is on the Python path or in the working directory; ``callable`` takes no argument and returns an ASE
-    calculator.
+    Names are ``gfn2-xtb``, ``gfn1-xtb``, ``pyscf`` or ``psi4`` (also with ``:FUNCTIONAL/BASIS``) and
+    ``ase:module:callable``, where ``module`` is on the Python path or in the working directory and ``callable`` takes
+    no argument and returns an ASE calculator.
 
     Raises:
-        MindscaipError: unknown name; module or callable not found or not callable; tblite not installed.
+        MindscaipError: unknown name; module or callable not found or not callable; the program not installed.
     """
     if name in XTB_METHODS:
         _import_tblite()
+    elif _is_quantum(name):
+        from mindscaip.data.quantum import make_quantum
+
+        make_quantum(name)
     elif name.startswith(ASE_PREFIX):
         _find_callable(name)
     else:
-        hint = did_you_mean(name, XTB_METHODS) or f"; known are {', '.join(XTB_METHODS)} and ase:module:callable"
+        known = (*XTB_METHODS, *QUANTUM_PROGRAMS)
+        hint = did_you_mean(name, known) or f"; known are {', '.join(known)} and ase:module:callable"
         raise MindscaipError(f"there is no calculator {name!r}{hint}")
     return CalculatorFactory(name)
+
+
+def describe_calculator(name: str) -> str:
+    """The level of theory in words, with the version of the program where it is known."""
+    if name in XTB_METHODS:
+        try:
+            return f"{XTB_METHODS[name]}, tblite {version('tblite')}"
+        except PackageNotFoundError:
+            return XTB_METHODS[name]
+    if _is_quantum(name):
+        from mindscaip.data.quantum import describe_quantum
+
+        return describe_quantum(name)
+    return name
+
+
+def _is_quantum(name: str) -> bool:
+    return name.partition(":")[0] in QUANTUM_PROGRAMS
 
 
 def _find_callable(name: str) -> Callable[[], Any]:

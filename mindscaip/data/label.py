@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,6 +29,7 @@ from mindscaip.data.molecules import embed_smiles, molecule_from_smiles
 from mindscaip.data.sampling import Langevin, Sampling, forget_history
 from mindscaip.data.store import Store, StoreWriter
 from mindscaip.data.structure import Structure
+from mindscaip.data.workers import available_cores, worker_pool
 from mindscaip.errors import MindscaipError
 
 BLOCK_FRAMES = 10
@@ -233,7 +232,7 @@ def label(
         "molecules": [molecule.identity() for molecule in molecules],
     }
     with StoreWriter(output, settings, overwrite=overwrite) as writer:
-        isolated = _run(tasks, writer.folder, calculator, workers or _cores(), progress)
+        isolated = _run(tasks, writer.folder, calculator, workers or available_cores(), progress)
         failures, statistics = _gather(tasks, writer)
         if statistics["frames"] == 0:
             name, _, reason = failures[0]
@@ -258,10 +257,6 @@ def _tasks(molecules: Sequence[Molecule], calculator: str, sampling: Sampling) -
     return tasks
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _run(
     tasks: Sequence[Task],
     folder: Path,
@@ -270,19 +265,12 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, float] | str:
     """Run what is left of the tasks in worker processes; return isolated-atom energies, or why there are none."""
-    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
-
     isolated_file = folder / "isolated.json"
     symbols = sorted({symbol for task in tasks for symbol in task.molecule.symbols})
     total = sum(task.frames for task in tasks)
     # Longest first, so that no worker is left alone with a long one at the end.
     order = sorted(tasks, key=lambda task: -task.frames * task.molecule.num_atoms**2)
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    pool = ProcessPoolExecutor(
-        max_workers=min(workers, len(tasks)), initializer=_prepare_worker, initargs=(os.getpid(),), env=one_thread
-    )
-    finished = False
-    try:
+    with worker_pool(min(workers, len(tasks))) as pool:
         pending = [pool.submit(_isolated_task, calculator, symbols, isolated_file)]
         pending += [pool.submit(run_trajectory, task, folder) for task in order]
         while pending:
@@ -297,27 +285,7 @@ def _run(
                 progress(_frames_done(tasks, folder), total)
             if pending:
                 time.sleep(0.2)
-        finished = True
-    except BrokenProcessPool as error:
-        raise MindscaipError(
-            f"a worker process died ({' '.join(str(error).split())[:200]}); run the same command again to go on, with "
-            "fewer workers if memory was short"
-        ) from error
-    finally:
-        pool.shutdown(wait=finished, kill_workers=not finished)
     return json.loads(isolated_file.read_text())
-
-
-def _prepare_worker(parent: int) -> None:
-    """In a worker: Ctrl-C is the parent's to handle, and without a parent (killed) there is nothing to work for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # what is written is whole; the rest is done again
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _isolated_task(calculator: str, symbols: Sequence[str], file: Path) -> None:

@@ -60,7 +60,7 @@ def test_names_that_resolve(folder):
     ("name", "message"),
     [
         ("gfn2-xbt", r"no calculator 'gfn2-xbt' \(did you mean 'gfn2-xtb'\?\)"),
-        ("dft", "known are gfn2-xtb, gfn1-xtb and ase:module:callable"),
+        ("dft", "known are gfn2-xtb, gfn1-xtb, pyscf, psi4 and ase:module:callable"),
         ("ase:own_calculators", "not of the form ase:module:callable"),
         ("ase::f", "not of the form ase:module:callable"),
         ("ase:nowhere:f", "'nowhere' of 'ase:nowhere:f' is neither on the Python path nor in "),

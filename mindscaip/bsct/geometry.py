@@ -1,0 +1,43 @@
+"""The frames of a scan: bond lengths by the covalent radii, and the check that no other atoms collide.
+
+The table of radii is ASE's ``covalent_radii`` (Cordero et al. 2008, doi:10.1039/b801115j); the bond lengths of the
+published scans are exactly these. Fragments move by :func:`mindscaip.bsct.dataset.displace`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase.data import covalent_radii
+
+SHORTEST, LONGEST = 0.5, 2.0
+"""Bond lengths of a scan, in units of the sum of the two covalent radii."""
+OVERLAP = 0.9
+"""Closest approach of any other pair, in units of the sum of its covalent radii."""
+PUBLISHED_FRAMES = 100
+
+
+def scan_lengths(numbers: np.ndarray, bond: tuple[int, int], frames: int = PUBLISHED_FRAMES) -> np.ndarray:
+    """Step 2: the bond lengths in A, ``[frames]``."""
+    total = covalent_radii[numbers[list(bond)]].sum()
+    return np.linspace(SHORTEST * total, LONGEST * total, frames)
+
+
+def closest_approach(
+    numbers: np.ndarray, positions: np.ndarray, bond: tuple[int, int]
+) -> tuple[float, int, tuple[int, int]]:
+    """Step 3: the smallest distance of a pair other than ``bond``, in units of the sum of its covalent radii.
+
+    Args:
+        positions: A, ``[K, n, 3]``.
+
+    Returns:
+        the ratio, the frame and the pair.
+    """
+    i, j = np.triu_indices(len(numbers), k=1)
+    keep = ~((i == min(bond)) & (j == max(bond)))
+    i, j = i[keep], j[keep]
+    ratio = np.linalg.norm(positions[:, i] - positions[:, j], axis=2) / (
+        covalent_radii[numbers[i]] + covalent_radii[numbers[j]]
+    )
+    frame, pair = np.unravel_index(int(np.argmin(ratio)), ratio.shape)
+    return float(ratio[frame, pair]), int(frame), (int(i[pair]), int(j[pair]))

@@ -1,0 +1,103 @@
+"""Run independent tasks here, in worker processes (joblib's loky) or on a Dask cluster (joblib's backend)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any
+
+from mindscaip.data.workers import available_cores, worker_pool
+from mindscaip.errors import MindscaipError
+
+POLL_SECONDS = 0.5
+CONNECT_SECONDS = 20
+
+Task = Callable[..., None]
+Tick = Callable[[], None]
+
+
+def run_tasks(
+    function: Task,
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    tick: Tick | None = None,
+) -> dict[int, str]:
+    """Run ``function(*task)`` for every task; return number and reason of those that raised ``MindscaipError``.
+
+    Args:
+        function: a function of a module, so that it travels to other processes. Run in this process it is also given
+            ``tick``, to call whenever something was done.
+        workers: processes on this machine; 1 is this process itself; all cores by default.
+        dask: address of a Dask scheduler; its workers run the tasks.
+        tick: called now and then while tasks run, and after each.
+
+    Raises:
+        MindscaipError: a worker died; no way to the cluster.
+    """
+    failed: dict[int, str] = {}
+    if not tasks:
+        return failed
+    if dask is not None:
+        results = _on_dask(function, tasks, dask)
+    elif min(workers or available_cores(), len(tasks)) == 1:
+        results = (_guarded(function, number, task, {"tick": tick}) for number, task in enumerate(tasks))
+    else:
+        results = _in_processes(function, tasks, min(workers or available_cores(), len(tasks)), tick)
+    for number, reason in results:
+        if reason is not None:
+            failed[number] = reason
+        if tick is not None:
+            tick()
+    return dict(sorted(failed.items()))
+
+
+def _guarded(
+    function: Task, number: int, arguments: tuple[Any, ...], more: dict[str, Any] | None = None
+) -> tuple[int, str | None]:
+    """Run one task; a failure comes back as its reason, so that the others go on."""
+    try:
+        function(*arguments, **(more or {}))
+    except MindscaipError as error:
+        return number, str(error)
+    return number, None
+
+
+def _in_processes(
+    function: Task, tasks: Sequence[tuple[Any, ...]], workers: int, tick: Tick | None
+) -> Iterator[tuple[int, str | None]]:
+    with worker_pool(workers) as pool:
+        pending = {pool.submit(_guarded, function, number, task) for number, task in enumerate(tasks)}
+        while pending:
+            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+            if tick is not None:
+                tick()
+
+
+def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> Iterator[tuple[int, str | None]]:
+    try:
+        from distributed import Client
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise MindscaipError(
+            "a Dask cluster needs dask.distributed, which is not installed; run: pip install 'mindscaip[dask]'"
+        ) from None
+    import joblib
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError, RuntimeError) as error:
+        raise MindscaipError(
+            f"no Dask scheduler answers at {address!r} ({error}); give an address such as tcp://host:8786"
+        ) from None
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise MindscaipError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
+        try:
+            with client.as_current(), joblib.parallel_config(backend="dask"):
+                parallel = joblib.Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")
+                yield from parallel(joblib.delayed(_guarded)(function, k, task) for k, task in enumerate(tasks))
+        except KilledWorker as error:
+            raise MindscaipError(f"a Dask worker died ({error}); run the same command again to go on") from error

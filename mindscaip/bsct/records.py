@@ -1,0 +1,105 @@
+"""What a build depends on, and what it says of every molecule and bond."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mindscaip.bsct.dataset import MIN_FRAMES
+from mindscaip.bsct.geometry import PUBLISHED_FRAMES
+from mindscaip.errors import MindscaipError
+
+PUBLISHED_BONDS = ("C-C", "C-N", "C-O", "C-P", "C-S", "N-N", "N-O", "N-P", "O-P")
+WITH_REFERENCE, UNRELAXED = "reference", "none"
+"""Values of :attr:`BuildSettings.relaxation` besides the name of a calculator."""
+
+SCANNED, EXCLUDED, NOT_SAMPLED, FAILED = "scanned", "excluded", "not sampled", "failed"
+TYPE, OVERLAPPING, SAMPLING, REFERENCE, DISCONTINUOUS = "type", "overlap", "sampling", "reference", "continuity"
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a scan depends on besides its molecule; a resumed build must have the same.
+
+    Attributes:
+        reference: name of the calculator of energies and forces.
+        frames: per scan.
+        seed: of the geometries that RDKit finds and of the choice of bonds.
+        relaxation: ``reference``: with the reference; ``none``: keep the geometry as given; or the name of another
+            calculator.
+    """
+
+    reference: str = "gfn2-xtb"
+    frames: int = PUBLISHED_FRAMES
+    seed: int = 0
+    relaxation: str = WITH_REFERENCE
+
+    def __post_init__(self) -> None:
+        if self.frames < MIN_FRAMES:
+            raise MindscaipError(f"{self.frames} frames are too few for a scan; give at least {MIN_FRAMES}")
+        if self.seed < 0:
+            raise MindscaipError(f"seed {self.seed} is negative; give 0 or larger")
+
+
+@dataclass(frozen=True)
+class BondRecord:
+    """What became of one bond of one molecule.
+
+    Attributes:
+        molecule: its name, as given.
+        bond: bond type, such as ``C-O``.
+        atoms: the two atoms, counted from 0 in the order of the scan.
+        id: name of the scan within its bond type: ``<formula>-<atom>-<atom>-<hash of molecule and seed>``, or the id of
+            the scan that the molecule was taken from.
+        status: ``scanned``, ``excluded``, ``not sampled`` or ``failed``.
+        rule: where it was not scanned, the rule that decided: ``ring``, ``single atom``, ``type``, ``overlap``,
+            ``sampling``, ``reference`` or ``continuity``.
+        reason: the same as a sentence.
+        closest: smallest distance of another pair in units of its covalent sum, or None where not looked at.
+        continuity: largest continuity error in eV, or None.
+        start: the frame that the reference began with, or None.
+        failed_frames: number of the frame and the reason, for every frame without a reference.
+        seconds: time that the reference took for all frames.
+    """
+
+    molecule: str
+    bond: str
+    atoms: tuple[int, int]
+    id: str
+    status: str
+    rule: str = ""
+    reason: str = ""
+    closest: float | None = None
+    continuity: float | None = None
+    start: int | None = None
+    failed_frames: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Number of scans written, and what became of every molecule and bond.
+
+    Attributes:
+        num_scans: scans in the file.
+        num_molecules: molecules whose bonds were looked at.
+        records: one per bond.
+        failed_molecules: name and reason.
+        resumed: frames taken over from an earlier, interrupted build.
+        num_frames: frames with a reference.
+    """
+
+    num_scans: int
+    num_molecules: int
+    records: list[BondRecord]
+    failed_molecules: list[tuple[str, str]]
+    resumed: int
+    num_frames: int
+
+
+def count_bonds(records: list[BondRecord]) -> dict[str, dict[str, int]]:
+    """Bond type to number of bonds by outcome (``scanned`` or the rule that decided), both sorted by name."""
+    table: dict[str, Counter[str]] = {}
+    for record in records:
+        table.setdefault(record.bond, Counter())[record.rule or record.status] += 1
+    return {bond: dict(sorted(table[bond].items())) for bond in sorted(table)}

@@ -1,0 +1,106 @@
+"""The unperturbed geometries that scans start from: relaxed with a calculator, or as given."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.optimize import BFGS
+
+from mindscaip.bsct.bridges import bond_type
+from mindscaip.bsct.inputs import Source
+from mindscaip.bsct.records import UNRELAXED, WITH_REFERENCE, BuildSettings
+from mindscaip.data.calculators import CalculationError, resolve_calculator, single_point
+from mindscaip.errors import MindscaipError
+from mindscaip.files import atomic_path
+
+RELAX_FMAX = 0.01
+"""eV/A, the largest force on an atom."""
+RELAX_STEPS = 500
+STRETCHED = 1.3
+"""A bond longer than this many sums of covalent radii after relaxation is taken for broken."""
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """A molecule ready to be scanned: positions in A, energy in eV and forces in eV/A of the reference, steps taken."""
+
+    source: Source
+    positions: np.ndarray
+    energy: float
+    forces: np.ndarray
+    steps: int
+
+    @property
+    def numbers(self) -> np.ndarray:
+        return self.source.numbers
+
+
+def relax(source: Source, settings: BuildSettings) -> Molecule:
+    """Relax one molecule by the settings and label it with the reference.
+
+    Raises:
+        MindscaipError: no geometry, no answer of a calculator, no convergence, a bond broke.
+    """
+    atoms = Atoms(source.numbers, source.geometry(settings.seed))
+    reference = resolve_calculator(settings.reference)()
+    steps = 0
+    if settings.relaxation != UNRELAXED:
+        same = settings.relaxation in (WITH_REFERENCE, settings.reference)
+        atoms.calc = reference if same else resolve_calculator(settings.relaxation)()
+        single_point(atoms.calc, atoms)
+        steps = _descend(atoms)
+        _check_bonds(atoms, source)
+    energy, forces = single_point(reference, Atoms(atoms.numbers, atoms.positions))
+    return Molecule(source, atoms.positions.copy(), energy, forces, steps)
+
+
+def _descend(atoms: Atoms) -> int:
+    optimizer = BFGS(atoms, logfile=None)
+    try:
+        converged = optimizer.run(fmax=RELAX_FMAX, steps=RELAX_STEPS)
+    except MindscaipError:
+        raise
+    except Exception as error:
+        raise CalculationError(f"the relaxation failed with {type(error).__name__}: {error}") from error
+    if not converged:
+        raise CalculationError(f"the relaxation has forces above {RELAX_FMAX} eV/A after {RELAX_STEPS} steps")
+    return int(optimizer.get_number_of_steps())
+
+
+def _check_bonds(atoms: Atoms, source: Source) -> None:
+    for i, j in source.bonds:
+        length = float(np.linalg.norm(atoms.positions[i] - atoms.positions[j]))
+        if length > STRETCHED * covalent_radii[atoms.numbers[[i, j]]].sum():
+            kind = bond_type(atoms.numbers[i], atoms.numbers[j])
+            raise CalculationError(f"the relaxation broke the {kind} bond of atoms {i} and {j} ({length:.2f} A)")
+
+
+def relax_into(source: Source, settings: BuildSettings, file: Path, tick: Any = None) -> None:
+    """Relax one molecule and save what :func:`read_relaxed` reads."""
+    molecule = relax(source, settings)
+    with atomic_path(file) as target:
+        np.savez(
+            target,
+            numbers=molecule.numbers,
+            positions=molecule.positions,
+            energy=molecule.energy,
+            forces=molecule.forces,
+            steps=molecule.steps,
+        )
+
+
+def read_relaxed(file: Path, source: Source) -> Molecule | None:
+    """The molecule saved in ``file``, or None where there is none."""
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            if not np.array_equal(data["numbers"], source.numbers):
+                return None
+            return Molecule(source, data["positions"], float(data["energy"]), data["forces"], int(data["steps"]))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
