@@ -513,8 +513,8 @@ def _write_report(
 def _provenance(settings: BuildSettings) -> dict[str, str]:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
-        "level_of_theory": describe_calculator(settings.reference),
-        "reference": settings.reference,
+        "level_of_theory": settings.reference,
+        "method": describe_calculator(settings.reference),
         "source": f"mindscaip {__version__}",
         "command": command,
         "covalent_radii": "ase.data.covalent_radii (Cordero et al. 2008)",

@@ -262,7 +262,7 @@ def test_command_line(springs, tmp_path):
     assert "Bonds by outcome" in many.stderr
     assert "Molecule C[C is left out" in many.stderr
     with h5py.File("t.h5") as file:
-        assert file.attrs["reference"] == springs
+        assert file.attrs["method"] == springs
 
 
 def test_workers_give_the_same_scans(springs):
