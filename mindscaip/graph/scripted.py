@@ -10,10 +10,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-DENSE_PAIRS: Final = 1_000_000
+DENSE_PAIRS: Final = 300_000
 """Up to so many distances all pairs are computed at once; beyond, atoms are sorted into bins of one cutoff a side.
 
-The two take equally long here (on one CPU core, 6.8 A at the density of a liquid).
+The two take equally long at about 200 atoms in a periodic liquid (one CPU core, 6.8 A; ``benchmarks/openmm.py``).
 """
 
 
@@ -52,20 +52,21 @@ def _images(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Ten
     return wrapped, wrapped[atom] + shift.to(cell.dtype) @ cell, atom, (shift == 0).all(1)
 
 
-def _within(centers: Tensor, points: Tensor, i: Tensor, g: Tensor, cutoff: float) -> Tensor:
-    """Which of the pairs (centre ``i``, point ``g``) are closer than ``cutoff``."""
-    d = points[g] - centers[i]
-    return (d * d).sum(1) < cutoff * cutoff
-
-
 def _dense_pairs(centers: Tensor, points: Tensor, cutoff: float, strip: int) -> tuple[Tensor, Tensor]:
-    """Pairs closer than ``cutoff`` by all distances, about ``strip`` of them at a time to bound the memory."""
+    """Pairs closer than ``cutoff`` by all distances, about ``strip`` of them at a time to bound the memory.
+
+    Components are kept apart: sums over a last dimension of three are slow.
+    """
     i = torch.jit.annotate(list[Tensor], [])
     g = torch.jit.annotate(list[Tensor], [])
+    center = centers.t().contiguous().unsqueeze(2)
+    point = points.t().contiguous().unsqueeze(1)
     rows = max(1, strip // max(1, points.size(0)))
     for start in range(0, centers.size(0), rows):
-        d = points.unsqueeze(0) - centers[start : start + rows].unsqueeze(1)
-        close = ((d * d).sum(2) < cutoff * cutoff).nonzero()
+        square = (point[0] - center[0, start : start + rows]).square_()
+        square += (point[1] - center[1, start : start + rows]).square_()
+        square += (point[2] - center[2, start : start + rows]).square_()
+        close = (square < cutoff * cutoff).nonzero()
         i.append(close[:, 0] + start)
         g.append(close[:, 1])
     return torch.cat(i), torch.cat(g)
@@ -84,6 +85,8 @@ def _binned_pairs(centers: Tensor, points: Tensor, cutoff: float) -> tuple[Tenso
     ny = point_bin[:, 1].amax() + 2
     nz = point_bin[:, 2].amax() + 2
     keys, order = torch.sort((point_bin[:, 0] * ny + point_bin[:, 1]) * nz + point_bin[:, 2])
+    point = points[order].t().contiguous()
+    center = centers.t().contiguous()
     rows = torch.arange(centers.size(0), device=centers.device)
     i_all = torch.jit.annotate(list[Tensor], [])
     g_all = torch.jit.annotate(list[Tensor], [])
@@ -93,11 +96,14 @@ def _binned_pairs(centers: Tensor, points: Tensor, cutoff: float) -> tuple[Tenso
             start = torch.searchsorted(keys, middle - 1)
             count = torch.searchsorted(keys, middle + 1, right=True) - start
             i = torch.repeat_interleave(rows, count)
-            before = torch.cumsum(count, 0) - count
-            g = order[torch.arange(i.size(0), device=i.device) + (start - before)[i]]
-            keep = _within(centers, points, i, g, cutoff)
-            i_all.append(i[keep])
-            g_all.append(g[keep])
+            first = start - (torch.cumsum(count, 0) - count)
+            g = torch.arange(i.size(0), device=i.device) + first.index_select(0, i)
+            square = (point[0].index_select(0, g) - center[0].index_select(0, i)).square_()
+            square += (point[1].index_select(0, g) - center[1].index_select(0, i)).square_()
+            square += (point[2].index_select(0, g) - center[2].index_select(0, i)).square_()
+            keep = (square < cutoff * cutoff).nonzero().squeeze(1)
+            i_all.append(i.index_select(0, keep))
+            g_all.append(order.index_select(0, g.index_select(0, keep)))
     return torch.cat(i_all), torch.cat(g_all)
 
 
