@@ -43,6 +43,8 @@ STRAIGHT_TOLERANCE = 1e-7
 """A; frames this close to a straight line are written as their two ends."""
 HDF5_SUFFIXES = (".h5", ".hdf5")
 UPSTREAM_FOLDER = "bsct_spice"
+PROVENANCE = "provenance.json"
+"""In a folder of scans: what a packed file holds in its attributes (optional)."""
 _BOND = re.compile(r"[A-Z][a-z]?-[A-Z][a-z]?")
 _ENERGY = re.compile(r"(?:^|\s)energy=(\S+)")
 _INFO = {name: re.compile(rf'(?:^|\s){name}=(?:"([^"]*)"|(\S+))') for name in ("smiles", "dataset")}
@@ -284,11 +286,47 @@ def read_scans(path: str | os.PathLike, on_skip: Callable[[str, str], None] | No
         yield scan
 
 
-def write_scans(path: str | os.PathLike, scans: Iterable[Scan], provenance: Mapping[str, str | float]) -> int:
+@dataclass(frozen=True)
+class AllFrames:
+    """Every frame of a scan's grid, those without a reference with NaN labels: the fields of :class:`Scan`."""
+
+    positions: np.ndarray
+    bond_length: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+
+
+def all_frames(scan: Scan) -> AllFrames:
+    """Put the dropped frames back: their geometry from the straight line of the others, their labels NaN."""
+    total = len(scan) + scan.num_dropped
+    index = scan.frame_index if len(scan.frame_index) else np.arange(len(scan))
+    slope = (scan.positions[-1] - scan.positions[0]) / (index[-1] - index[0])
+    positions = scan.positions[0] + (np.arange(total) - index[0])[:, None, None] * slope
+    positions[index] = scan.positions
+    length_slope = (scan.bond_length[-1] - scan.bond_length[0]) / (index[-1] - index[0])
+    lengths = scan.bond_length[0] + (np.arange(total) - index[0]) * length_slope
+    lengths[index] = scan.bond_length
+    energy = np.full(total, np.nan)
+    energy[index] = scan.energy
+    forces = np.full((total, len(scan.numbers), 3), np.nan)
+    forces[index] = scan.forces
+    return AllFrames(positions, lengths, energy, forces)
+
+
+def write_scans(
+    path: str | os.PathLike,
+    scans: Iterable[Scan],
+    provenance: Mapping[str, str | float],
+    *,
+    straight: float = STRAIGHT_TOLERANCE,
+) -> int:
     """Write the packed HDF5 in one step and return the number of scans.
 
     Dropped frames come back as NaN, so that a file read and written again keeps its grid. ``provenance`` (level of
     theory, program, command, licence) goes into the attributes of the file.
+
+    Args:
+        straight: frames within so many A of a straight line are written as its two ends.
 
     Raises:
         MindscaipError: no scan at all, or two of one name.
@@ -304,41 +342,33 @@ def write_scans(path: str | os.PathLike, scans: Iterable[Scan], provenance: Mapp
             for scan in scans:
                 if scan.key in file:
                     raise MindscaipError(f"{path}: two scans are named {scan.key!r}; give each its own id")
-                _write_packed(file.create_group(scan.key), scan)
+                _write_packed(file.create_group(scan.key), scan, straight)
                 count += 1
         if count == 0:
             raise MindscaipError(f"{path}: there is no scan to write")
     return count
 
 
-def _write_packed(group: h5py.Group, scan: Scan) -> None:
-    total = len(scan) + scan.num_dropped
+def _write_packed(group: h5py.Group, scan: Scan, straight: float) -> None:
+    frames = all_frames(scan)
+    total = len(frames.energy)
     index = scan.frame_index if len(scan.frame_index) else np.arange(len(scan))
-    # The frames of a scan stand on a straight line in the frame number; dropped ones are put back from it.
+    # The line through the first and last valid frame, continued to the ends of the grid.
     slope = (scan.positions[-1] - scan.positions[0]) / (index[-1] - index[0])
     first = scan.positions[0] - index[0] * slope
     last = first + (total - 1) * slope
-    length_slope = (scan.bond_length[-1] - scan.bond_length[0]) / (index[-1] - index[0])
-    lengths = scan.bond_length[0] + (np.arange(total) - index[0]) * length_slope
-    lengths[index] = scan.bond_length
-    line = first + index[:, None, None] / (total - 1) * (last - first)
+    line = first + (np.arange(total) / (total - 1))[:, None, None] * (last - first)
 
     group["numbers"] = scan.numbers.astype(np.uint8)
     group["bond_index"] = np.array(scan.bond_index, dtype=np.int16)
     group["fragment_labels"] = scan.fragment_labels.astype(np.uint8)
-    group["bond_length"] = lengths
-    if np.abs(line - scan.positions).max() <= STRAIGHT_TOLERANCE:
+    group["bond_length"] = frames.bond_length
+    if np.abs(line[index] - scan.positions).max() <= straight:
         group["positions_first"], group["positions_last"] = first, last
     else:
-        frames = first + np.arange(total)[:, None, None] / (total - 1) * (last - first)
-        frames[index] = scan.positions
-        _compressed(group, "positions", frames)
-    energy = np.full(total, np.nan)
-    energy[index] = scan.energy
-    forces = np.full((total, len(scan.numbers), 3), np.nan)
-    forces[index] = scan.forces
-    group["energy"] = energy
-    _compressed(group, "forces", forces)
+        _compressed(group, "positions", frames.positions)
+    group["energy"] = frames.energy
+    _compressed(group, "forces", frames.forces)
     if scan.positions0 is not None:
         group["positions0"] = scan.positions0
     if scan.forces0 is not None:
@@ -438,7 +468,7 @@ class _FolderSet(ScanSet):
                 f"{path}: there are no scans in it; a folder of scans holds <bond>/<id>/atoms_0.xyz, e.g. C-C/12345"
             )
         self.root = root
-        super().__init__(path, keys, {})
+        super().__init__(path, keys, _folder_provenance(root))
 
     def load(self, key: str) -> Scan:
         folder = self.root / key
@@ -486,6 +516,14 @@ class _FolderSet(ScanSet):
             for file in sorted((self.root / key).iterdir()):
                 digest.update(f"{key}/{file.name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()
+
+
+def _folder_provenance(root: Path) -> dict[str, str]:
+    try:
+        found = json.loads((root / PROVENANCE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _folder_keys(root: Path) -> list[str]:

@@ -1,15 +1,18 @@
-"""One interface to whatever is scored: energies and forces for the frames of a scan.
+"""One interface to whatever is scored: energies and forces for the geometries of a scan.
 
-A potential is named as on the command line: the path of a ``model.pt``, ``gfn2-xtb`` or ``gfn1-xtb``, or
-``ase:module:callable`` (a callable that returns an ASE calculator).
+A potential is named as on the command line: the path of a ``model.pt``, ``gfn2-xtb`` or ``gfn1-xtb``,
+``ase:module:callable`` (a callable that returns an ASE calculator), or a short name of
+:mod:`mindscaip.bsct.shortnames` such as ``mace-off:small``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,21 +21,56 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
+from mindscaip.bsct import shortnames
 from mindscaip.bsct.dataset import Scan, ScanError
-from mindscaip.data.calculators import ASE_PREFIX, XTB_METHODS, CalculationError, resolve_calculator, single_point
+from mindscaip.bsct.path import ScanPath
+from mindscaip.data.calculators import (
+    ASE_PREFIX,
+    XTB_METHODS,
+    CalculationError,
+    resolve_calculator,
+    single_point,
+    unpaired_electrons,
+)
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError, did_you_mean
 
-ACCEPTED = "the path of a model.pt, " + ", ".join(XTB_METHODS) + " or ase:module:callable"
+ACCEPTED = (
+    f"the path of a model.pt, {', '.join(XTB_METHODS)}, ase:module:callable, or a short name "
+    f"({', '.join(shortnames.SHORT_NAMES)}, with a variant as in mace-off:small)"
+)
+MODEL_DENSE = 10
+"""Geometries per frame interval by default: what the definition of ``fsd_intrinsic`` asks for."""
+CALCULATOR_DENSE = 2
+"""The same for calculators, which take a geometry at a time: a smooth potential needs no more (docs/bsct.md)."""
+
+Answer = tuple[np.ndarray, np.ndarray] | MindscaipError
+"""Energies in eV, ``[M]``, and forces in eV/A, ``[M, n, 3]``, of a path, or the reason why there are none."""
+
+
+@dataclass(frozen=True)
+class PotentialSpec:
+    """What makes a potential in another process: arguments of :func:`resolve_potential`."""
+
+    name: str
+    device: str = "cpu"
+    batch_edges: int | None = None
 
 
 class Potential(ABC):
-    """Energies and forces for the frames of a scan.
+    """Energies and forces for the geometries of a scan.
 
     Attributes:
         name: as the user named it.
         identity: what a resumed run must agree on (hash of the file, version of the program), not the path.
+        dense: geometries per frame interval unless the user says otherwise.
+        spec: how to make it in another process; None when that is impossible.
+        parallel: whether several processes on one machine are the way to use its cores.
     """
+
+    dense: int = MODEL_DENSE
+    spec: PotentialSpec | None = None
+    parallel: bool = False
 
     def __init__(self, name: str, identity: dict[str, str]) -> None:
         self.name = name
@@ -43,24 +81,40 @@ class Potential(ABC):
         return
 
     @abstractmethod
-    def predict(self, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-        """Total energies in eV, ``[K]``, and forces in eV/A, ``[K, n, 3]``, of the frames of ``scan``.
+    def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
+        """Total energies in eV, ``[M]``, and forces in eV/A, ``[M, n, 3]``, of the geometries of ``path``.
 
         Raises:
-            MindscaipError: there is no answer for one of the frames, which is named.
+            MindscaipError: there is no answer for one of them, which is named.
         """
+
+    def predict_many(self, paths: Iterable[ScanPath]) -> Iterator[tuple[ScanPath, Answer, float]]:
+        """The answers for ``paths``, in their order, each with the seconds that it took."""
+        for path in paths:
+            started = time.perf_counter()
+            answer: Answer
+            try:
+                answer = self.predict(path)
+            except MindscaipError as error:
+                answer = error
+            yield path, answer, time.perf_counter() - started
 
 
 class ModelPotential(Potential):
-    """An exported ``model.pt``, evaluated in batches of frames."""
+    """An exported ``model.pt``, evaluated in batches that run across scans."""
 
-    def __init__(self, path: str, *, device: str = "cpu", batch_size: int | None = None) -> None:
+    dense = MODEL_DENSE
+
+    def __init__(self, path: str, *, device: str = "cpu", batch_edges: int | None = None) -> None:
         from mindscaip.contract import load_exported
-        from mindscaip.engines.batched import DEFAULT_BATCH_SIZE
 
         self.model = load_exported(path, device)
-        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-        super().__init__(path, {"kind": "model.pt", "sha256": self.model.contract.sha256})
+        self.batch_edges = batch_edges
+        self.spec = PotentialSpec(path, device, batch_edges)
+        self.parallel = device == "cpu"
+        contract = self.model.contract
+        kind = "conservative" if contract.conservative else "direct"
+        super().__init__(path, {"kind": "model.pt", "sha256": contract.sha256, "forces": kind})
 
     def check(self, scan: Scan) -> None:
         from mindscaip.contract import check_elements
@@ -71,34 +125,81 @@ class ModelPotential(Potential):
         except MindscaipError as error:
             raise ScanError(str(error)) from None
 
-    def predict(self, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-        from mindscaip.engines.batched import evaluate
+    def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
+        ((_, answer, _),) = self.predict_many([path])
+        if isinstance(answer, MindscaipError):
+            raise answer
+        return answer
 
-        frames = [Structure(numbers=scan.numbers, positions=positions) for positions in scan.positions]
-        found = evaluate(self.model, frames, self.batch_size)
-        return np.array([p.energy for p in found]), np.stack([p.forces for p in found])
+    def predict_many(self, paths: Iterable[ScanPath]) -> Iterator[tuple[ScanPath, Answer, float]]:
+        from mindscaip.engines.batched import evaluate_stream
+
+        waiting: list[ScanPath] = []
+
+        def structures() -> Iterator[Structure]:
+            for path in paths:
+                waiting.append(path)
+                for positions in path.positions:
+                    yield Structure(numbers=path.numbers, positions=positions)
+
+        started = time.perf_counter()
+        energy: list[float] = []
+        forces: list[np.ndarray] = []
+        failure: MindscaipError | None = None
+        for answer in evaluate_stream(self.model, structures(), self.batch_edges):
+            path = waiting[0]
+            place = len(energy)
+            if isinstance(answer, MindscaipError):
+                failure = failure or ScanError(f"{describe_place(path, place)}: {answer}")
+                energy.append(np.nan)
+                forces.append(np.full((len(path.numbers), 3), np.nan))
+            else:
+                energy.append(answer.energy)
+                forces.append(answer.forces)
+            if len(energy) == len(path):
+                now = time.perf_counter()
+                yield path, failure or (np.array(energy), np.stack(forces)), now - started
+                waiting.pop(0)
+                started, energy, forces, failure = time.perf_counter(), [], [], None
 
 
 class CalculatorPotential(Potential):
-    """A reference calculator or any ASE calculator, frame by frame from the middle of the scan outwards."""
+    """A reference calculator or any ASE calculator, geometry by geometry from the middle of the scan outwards.
 
-    def __init__(self, name: str) -> None:
-        self._make = resolve_calculator(name)
+    Args:
+        make: makes the calculator, once for all scans: a learned potential takes longer to load than to evaluate.
+    """
+
+    dense = CALCULATOR_DENSE
+
+    def __init__(
+        self, name: str, make: Callable[[], Any], identity: dict[str, str], spec: PotentialSpec | None = None
+    ) -> None:
+        self._make = make
         self._calculator: Any = None
-        super().__init__(name, _calculator_identity(name))
+        self.spec = spec
+        self.parallel = name in XTB_METHODS
+        super().__init__(name, identity)
 
-    def predict(self, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
         if self._calculator is None:
-            # Once for all scans: a learned potential takes longer to load than to evaluate.
             self._calculator = self._make()
         # The sum of the covalent radii is where a single-reference method converges most easily.
-        natural = covalent_radii[scan.numbers[list(scan.bond_index)]].sum()
-        start = int(np.argmin(np.abs(scan.bond_length - natural)))
+        natural = covalent_radii[path.numbers[list(path.scan.bond_index)]].sum()
+        start = int(np.argmin(np.abs(path.bond_length - natural)))
 
-        def fail(frame: int, reason: str) -> None:
-            raise ScanError(f"frame {scan.frame_index[frame]} (bond length {scan.bond_length[frame]:.3f} A): {reason}")
+        def fail(place: int, reason: str) -> None:
+            raise ScanError(f"{describe_place(path, place)}: {reason}")
 
-        return evaluate_outwards(self._calculator, scan.numbers, scan.positions, start, fail)
+        return evaluate_outwards(self._calculator, path.numbers, path.positions, start, fail)
+
+
+def describe_place(path: ScanPath, place: int) -> str:
+    """A geometry of a path for people: its frame number (fractional between frames) and bond length."""
+    scan = path.scan
+    first = scan.frame_index[0] if len(scan.frame_index) else 0
+    frame = first + place / path.dense if path.dense else scan.frame_index[place]
+    return f"frame {frame:g} (bond length {path.bond_length[place]:.3f} A)"
 
 
 def evaluate_outwards(
@@ -130,7 +231,9 @@ def evaluate_outwards(
             forget()
         for frame in frames:
             try:
-                energy[frame], forces[frame] = single_point(calculator, Atoms(numbers, positions[frame]))
+                # Potentials that take charge and spin read them from here: neutral, lowest multiplicity.
+                atoms = Atoms(numbers, positions[frame], info={"charge": 0, "spin": 1 + unpaired_electrons(numbers)})
+                energy[frame], forces[frame] = single_point(calculator, atoms)
             except CalculationError as error:
                 # The first frame is visited twice; a failure there is one failure.
                 if frame != start or frames.step > 0:
@@ -138,26 +241,32 @@ def evaluate_outwards(
     return energy, forces
 
 
-def resolve_potential(name: str, *, device: str = "cpu", batch_size: int | None = None) -> Potential:
+def resolve_potential(name: str, *, device: str = "cpu", batch_edges: int | None = None) -> Potential:
     """Return the potential of this name (see the module).
 
     Args:
-        device: torch device of a ``model.pt``.
-        batch_size: frames per call of a ``model.pt``.
+        device: torch device of a ``model.pt`` or of a potential with a short name.
+        batch_edges: edges per call of a ``model.pt``; by default what suits the device.
 
     Raises:
-        MindscaipError: no such name or file; says what is accepted.
+        MindscaipError: no such name or file; says what is accepted, or what to install.
     """
-    if batch_size is not None and batch_size < 1:
-        raise MindscaipError(f"batch size {batch_size} is below 1; give 1 or more frames")
-    if name in XTB_METHODS or name.startswith(ASE_PREFIX):
-        return CalculatorPotential(name)
+    if batch_edges is not None and batch_edges < 1:
+        raise MindscaipError(f"batch-edges {batch_edges} is below 1; give the number of edges per call, such as 8192")
+    spec = PotentialSpec(name, device, batch_edges)
     path = Path(name)
+    if name in XTB_METHODS or name.startswith(ASE_PREFIX):
+        make = resolve_calculator(name)
+        return CalculatorPotential(name, make, _calculator_identity(name), spec)
+    if shortnames.is_short_name(name) and not path.exists():
+        factory = shortnames.resolve_short_name(name, device)
+        return CalculatorPotential(name, factory, shortnames.identity(name), spec)
     if path.is_dir():
         raise MindscaipError(f"{name} is a folder; a potential is {ACCEPTED}")
     if path.suffix == ".pt" or path.exists():
-        return ModelPotential(name, device=device, batch_size=batch_size)
-    raise MindscaipError(f"there is no potential {name!r}{did_you_mean(name, XTB_METHODS)}; accepted are {ACCEPTED}")
+        return ModelPotential(name, device=device, batch_edges=batch_edges)
+    known = [*XTB_METHODS, *shortnames.SHORT_NAMES]
+    raise MindscaipError(f"there is no potential {name!r}{did_you_mean(name, known)}; accepted are {ACCEPTED}")
 
 
 def _calculator_identity(name: str) -> dict[str, str]:

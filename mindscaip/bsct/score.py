@@ -1,15 +1,19 @@
 """Score a potential on a data set of scans; every scan is saved when it is done, so that an interrupted run goes on.
 
-What lies in the output folder:
+What lies in the output folder of a run:
 
 ``run.json``
-    potential and data set, which a resumed run must match
+    identity of potential and data set, which a resumed run must match
 ``predictions/<bond>/<id>.npz``
-    ``energy`` (eV), ``forces`` (eV/A), ``bond_length`` (A), ``frame_index``, ``fingerprint`` of the scan, ``seconds``
+    at the ``K`` valid frames of the scan ``energy`` (eV, float64), ``forces`` (eV/A, float64), ``bond_length``,
+    ``frame_index``; on the denser path (absent when ``dense`` is 0) ``path_energy`` (float64 ``[M]``), ``path_forces``
+    (float32 ``[M, n, 3]``); ``dense``, ``fingerprint`` of the scan, ``seconds``
 ``scans.csv``
     one row per scan (:class:`ScanScore`)
 ``summary.json``
-    means over all scans and per bond type, the rows, and what was skipped and why
+    means, medians and confidence intervals over all scans and per bond type, the rows, what was skipped and why
+
+Read them with :func:`read_prediction`, :func:`read_summary` and :func:`mindscaip.bsct.path.scan_path`.
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-import time
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,9 +32,13 @@ import numpy as np
 from ase.symbols import Symbols
 
 from mindscaip import __version__
-from mindscaip.bsct.dataset import Scan, ScanSet
+from mindscaip.bsct.companions import companions
+from mindscaip.bsct.dataset import Scan, ScanSet, open_scans
 from mindscaip.bsct.fsd import fsd
-from mindscaip.bsct.potentials import Potential
+from mindscaip.bsct.intrinsic import fsd_intrinsic
+from mindscaip.bsct.path import ScanPath, scan_path
+from mindscaip.bsct.potentials import Potential, PotentialSpec, resolve_potential
+from mindscaip.bsct.statistics import describe
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 
@@ -40,18 +48,36 @@ DEFINITIONS = {
     "fsd_compress": "the same from the shortest bond to the minimum of the reference energy",
     "fsd_stretch": "the same from the minimum to the longest bond",
     "max_log_step": "largest change of the logarithm between neighbouring frames; above 1 the grid does not resolve it",
+    "fsd_intrinsic": "max over bond lengths of |D_model - D_ref|, 1/A, D = 2 dF.d(dF)/dL / (|dF|^2 + (1 eV/A)^2), each "
+    "relative to its own force at the reference minimum; smoothness apart from accuracy, converged in the grid",
+    "fsd_intrinsic_compress": "the same from the shortest bond to the minimum of the reference energy",
+    "fsd_intrinsic_stretch": "the same from the minimum to the longest bond",
+    "fsd_intrinsic_p99": "99th percentile of |D_model - D_ref| over bond lengths, 1/A",
     "energy_mae": "eV, total energies as they are (meaningless between methods with other reference energies)",
     "energy_mae_shifted": "eV, after the mean difference over the scan was removed",
     "force_mae": "eV/A, mean over frames, atoms and components",
+    "force_flips": "sign changes of the force along the bond (below 0.01 eV/A left out); a single well has 1",
+    "energy_jumps": "eV, sum of the steps of the energy on both sides of each of its turns (below 1 meV left out)",
+    "tortuosity": "way of the energy along the bond over the shortest way through its minimum; a single well has 1",
+    "conservation_error": "eV/A, mean |dE/dL + F.dx/dL|; zero where forces are the gradient, up to quadrature",
+    "force_flips_reference": "force_flips of the reference",
+    "energy_jumps_reference": "eV, energy_jumps of the reference",
+    "tortuosity_reference": "tortuosity of the reference",
+    "conservation_error_reference": "eV/A, conservation_error of the reference on its frames",
 }
-MEANS = ("fsd", "fsd_compress", "fsd_stretch", "energy_mae", "energy_mae_shifted", "force_mae", "max_log_step")
+MEANS = tuple(DEFINITIONS)
+"""Columns of which means, medians and confidence intervals are given."""
+SHARE = 4
+"""Scans per task of a worker process."""
 
 
 @dataclass(frozen=True)
 class ScanScore:
     """One row of the results: lengths in A, FSD in 1/A, energies in eV, forces in eV/A (see ``DEFINITIONS``).
 
-    ``*_bond_length`` is where the maximum sits; values are NaN where a part of the scan has fewer than two frames.
+    ``*_bond_length`` is where the maximum sits; values are NaN where a part of the scan has fewer than two frames, and
+    ``fsd_intrinsic*`` where the potential was not evaluated on a denser path. ``dense`` is the number of geometries
+    per frame interval, ``seconds`` the time for all of them.
     """
 
     bond: str
@@ -66,23 +92,50 @@ class ScanScore:
     fsd_bond_length: float
     fsd_compress_bond_length: float
     fsd_stretch_bond_length: float
+    fsd_intrinsic: float
+    fsd_intrinsic_compress: float
+    fsd_intrinsic_stretch: float
+    fsd_intrinsic_p99: float
+    fsd_intrinsic_bond_length: float
     minimum_bond_length: float
     max_log_step: float
     energy_mae: float
     energy_mae_shifted: float
     force_mae: float
+    force_flips: int
+    energy_jumps: float
+    tortuosity: float
+    conservation_error: float
+    force_flips_reference: int
+    energy_jumps_reference: float
+    tortuosity_reference: float
+    conservation_error_reference: float
+    dense: int
     seconds: float
     smiles: str
 
 
 @dataclass(frozen=True)
 class ScanPrediction:
-    """What a potential said of one scan: ``energy`` eV ``[K]``, ``forces`` eV/A ``[K, n, 3]``."""
+    """What a potential said of one scan.
+
+    Attributes:
+        energy: at the frames, eV ``[K]``.
+        forces: at the frames, eV/A ``[K, n, 3]``.
+        seconds: wall time of all geometries.
+        fingerprint: of the scan.
+        dense: geometries per frame interval of the path, 0 without one.
+        path_energy: eV ``[M]``, None without a path.
+        path_forces: eV/A ``[M, n, 3]``, None without a path.
+    """
 
     energy: np.ndarray
     forces: np.ndarray
     seconds: float
     fingerprint: str
+    dense: int = 0
+    path_energy: np.ndarray | None = None
+    path_forces: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +143,7 @@ class ScoreSummary:
     """The result of a run.
 
     Attributes:
-        rows: one per scored scan.
+        rows: one per scored scan, in the order of the data set.
         skipped: key and reason of each scan that could not be scored.
         resumed: how many of the rows rest on predictions of an earlier run.
         data: everything, as in ``summary.json``.
@@ -107,50 +160,177 @@ def score_scans(
     scans: ScanSet,
     output: Path | None = None,
     on_scan: Callable[[str], None] | None = None,
+    *,
+    dense: int | None = None,
+    workers: int = 1,
+    keys: Sequence[str] | None = None,
 ) -> ScoreSummary:
     """Score ``potential`` on every scan; a scan that cannot be read or predicted is skipped with its reason.
 
     Args:
         output: folder of the results; without it nothing is written.
         on_scan: called with the key after each scan (for a progress bar).
+        dense: geometries per frame interval for ``fsd_intrinsic``, 0 to do without; by default the potential's own.
+        workers: processes that predict; more than one needs a potential from :func:`resolve_potential`.
+        keys: only these scans.
 
     Raises:
-        MindscaipError: the folder holds a run with other inputs; every scan was skipped.
+        MindscaipError: the folder holds a run with other inputs; every scan was skipped; a worker died.
     """
+    dense = potential.dense if dense is None else dense
+    if dense < 0:
+        raise MindscaipError(f"dense is {dense}; give the geometries per frame interval, or 0 to do without")
+    if workers > 1 and potential.spec is None:
+        raise MindscaipError(f"{potential.name} cannot be made in other processes; use one worker")
     if output is not None:
         _claim(output, potential, scans)
-    rows: list[ScanScore] = []
-    skipped: list[tuple[str, str]] = []
-    resumed = 0
-    for key in scans.keys:
-        try:
-            scan = scans.load(key)
-            saved = None if output is None else read_prediction(output, key)
-            if saved is not None and saved.fingerprint == scan.fingerprint():
-                resumed += 1
-            else:
-                saved = _predict(potential, scan)
-                if output is not None:
-                    _write_prediction(output, scan, saved)
-            rows.append(score_prediction(scan, saved))
-        except MindscaipError as error:
-            skipped.append((key, str(error)))
-        if on_scan is not None:
-            on_scan(key)
-    if not rows:
+    run = _Run(potential, scans, dense, on_scan, tuple(scans.keys if keys is None else keys))
+    if workers > 1:
+        with tempfile.TemporaryDirectory(prefix="bsct-") as temporary:
+            run.in_processes(output or Path(temporary), workers)
+    else:
+        run.here(output)
+    if not run.rows:
+        key, reason = next(iter(run.skipped.items()))
         raise MindscaipError(
-            f"none of the {len(scans)} scans of {scans.path} could be scored with {potential.name}; "
-            f"the first, {skipped[0][0]}: {skipped[0][1]}"
+            f"none of the {len(run.keys)} scans of {scans.path} could be scored with {potential.name}; "
+            f"the first, {key}: {reason}"
         )
-    summary = ScoreSummary(rows, skipped, resumed, _summary_data(potential, scans, rows, skipped))
+    rows = [run.rows[key] for key in run.keys if key in run.rows]
+    skipped = [(key, run.skipped[key]) for key in run.keys if key in run.skipped]
+    summary = ScoreSummary(rows, skipped, run.resumed, _summary_data(run, rows, skipped))
     if output is not None:
         _write_tables(output, summary)
     return summary
 
 
+class _Run:
+    """The scans of one run and what has become of them."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        scans: ScanSet,
+        dense: int,
+        on_scan: Callable[[str], None] | None,
+        keys: tuple[str, ...],
+    ) -> None:
+        self.potential, self.scans, self.dense, self.on_scan, self.keys = potential, scans, dense, on_scan, keys
+        self.rows: dict[str, ScanScore] = {}
+        self.skipped: dict[str, str] = {}
+        self.reference: dict[str, float] = {}
+        self.resumed = 0
+
+    def here(self, output: Path | None) -> None:
+        """Predict in this process; the potential takes scans as it needs them to fill its batches."""
+        for path, answer, seconds in self.potential.predict_many(self._unpredicted(output)):
+            if isinstance(answer, MindscaipError):
+                self._skip(path.scan.key, str(answer))
+            else:
+                prediction = _prediction(path, *answer, seconds)
+                if output is not None:
+                    _write_prediction(output, path.scan, prediction)
+                self._score(path.scan, prediction)
+
+    def in_processes(self, output: Path, workers: int) -> None:
+        """Predict in other processes, which leave their predictions in ``output``."""
+        from concurrent.futures import as_completed
+
+        from mindscaip.data.workers import worker_pool
+
+        todo = [path.scan.key for path in self._unpredicted(output)]
+        if not todo:
+            return
+        shares = [todo[i : i + SHARE] for i in range(0, len(todo), SHARE)]
+        with worker_pool(min(workers, len(shares))) as pool:
+            futures = [
+                pool.submit(predict_share, self.potential.spec, str(self.scans.path), share, str(output), self.dense)
+                for share in shares
+            ]
+            for future in as_completed(futures):
+                for key, reason in future.result():
+                    saved = None if reason else read_prediction(output, key)
+                    if saved is None:
+                        self._skip(key, reason or "its prediction is missing")
+                    else:
+                        self._score(self.scans.load(key), saved)
+
+    def _unpredicted(self, output: Path | None) -> Iterator[ScanPath]:
+        """Paths of the scans that are still to be predicted; those with a prediction are scored in passing."""
+        for key in self.keys:
+            try:
+                scan = self.scans.load(key)
+                self.potential.check(scan)
+            except MindscaipError as error:
+                self._skip(key, str(error))
+                continue
+            saved = None if output is None else read_prediction(output, key)
+            if saved is not None and saved.fingerprint == scan.fingerprint():
+                fitting = _with_density(scan, saved, self.dense)
+                if fitting is not None:
+                    self.resumed += 1
+                    self._score(scan, fitting)
+                    continue
+            yield scan_path(scan, self.dense)
+
+    def _score(self, scan: Scan, prediction: ScanPrediction) -> None:
+        try:
+            self.rows[scan.key] = score_prediction(scan, prediction)
+            self.reference[scan.key] = float(scan.energy.min())
+        except MindscaipError as error:
+            self.skipped[scan.key] = str(error)
+        if self.on_scan is not None:
+            self.on_scan(scan.key)
+
+    def _skip(self, key: str, reason: str) -> None:
+        self.skipped[key] = reason
+        if self.on_scan is not None:
+            self.on_scan(key)
+
+
+def predict_share(
+    spec: PotentialSpec, dataset: str, keys: Sequence[str], output: str, dense: int
+) -> list[tuple[str, str]]:
+    """In a worker: predict some scans and save them; returns keys with the reason of a failure, or an empty text."""
+    potential = _made(spec)
+    scans = open_scans(dataset)
+    paths = (scan_path(scans.load(key), dense) for key in keys)
+    outcomes = []
+    for path, answer, seconds in potential.predict_many(paths):
+        if isinstance(answer, MindscaipError):
+            outcomes.append((path.scan.key, str(answer)))
+        else:
+            _write_prediction(Path(output), path.scan, _prediction(path, *answer, seconds))
+            outcomes.append((path.scan.key, ""))
+    return outcomes
+
+
+_POTENTIALS: dict[PotentialSpec, Potential] = {}
+"""In a worker: potentials made so far (loading one takes longer than a scan)."""
+
+
+def _made(spec: PotentialSpec) -> Potential:
+    if spec not in _POTENTIALS:
+        _POTENTIALS[spec] = resolve_potential(spec.name, device=spec.device, batch_edges=spec.batch_edges)
+    return _POTENTIALS[spec]
+
+
 def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
     """The row of one scan."""
     result = fsd(scan, prediction.energy, prediction.forces)
+    frames = scan_path(scan, 0)
+    nan = math.nan
+    if prediction.path_forces is not None and prediction.path_energy is not None:
+        path = scan_path(scan, prediction.dense)
+        forces = prediction.path_forces.astype(np.float64)
+        intrinsic = fsd_intrinsic(path, forces)
+        values = (intrinsic.full.value, intrinsic.compress.value, intrinsic.stretch.value, intrinsic.percentile)
+        place = intrinsic.full.bond_length
+        beside = companions(path, prediction.path_energy, forces)
+    else:
+        values, place = (nan, nan, nan, nan), nan
+        beside = companions(frames, prediction.energy, prediction.forces)
+    reference = companions(frames, scan.energy, scan.forces)
     return ScanScore(
         bond=scan.bond,
         id=scan.id,
@@ -164,11 +344,25 @@ def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
         fsd_bond_length=result.full.bond_length,
         fsd_compress_bond_length=result.compress.bond_length,
         fsd_stretch_bond_length=result.stretch.bond_length,
+        fsd_intrinsic=values[0],
+        fsd_intrinsic_compress=values[1],
+        fsd_intrinsic_stretch=values[2],
+        fsd_intrinsic_p99=values[3],
+        fsd_intrinsic_bond_length=place,
         minimum_bond_length=float(scan.bond_length[result.minimum_frame]),
         max_log_step=result.max_log_step,
         energy_mae=result.energy_mae,
         energy_mae_shifted=result.energy_mae_shifted,
         force_mae=result.force_mae,
+        force_flips=beside.force_flips,
+        energy_jumps=beside.energy_jumps,
+        tortuosity=beside.tortuosity,
+        conservation_error=beside.conservation_error,
+        force_flips_reference=reference.force_flips,
+        energy_jumps_reference=reference.energy_jumps,
+        tortuosity_reference=reference.tortuosity,
+        conservation_error_reference=reference.conservation_error,
+        dense=prediction.dense,
         seconds=prediction.seconds,
         smiles=scan.smiles,
     )
@@ -176,32 +370,80 @@ def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
 
 def mean_scores(rows: Sequence[ScanScore]) -> dict[str, float]:
     """Plain means over scans of the columns ``MEANS`` (a part without a value is left out), and ``num_scans``."""
-    means: dict[str, float] = {"num_scans": len(rows)}
-    for name in MEANS:
-        values = [getattr(row, name) for row in rows if not math.isnan(getattr(row, name))]
-        means[name] = float(np.mean(values)) if values else math.nan
-    return means
+    return {"num_scans": len(rows), **{name: value.mean for name, value in _statistics(rows).items()}}
+
+
+def _statistics(rows: Sequence[ScanScore]) -> dict[str, Any]:
+    return {name: describe([getattr(row, name) for row in rows]) for name in MEANS}
 
 
 def read_prediction(output: Path, key: str) -> ScanPrediction | None:
     """The saved prediction of the scan ``key`` in the folder of a run; None when there is none or it is damaged."""
     try:
         with np.load(_prediction_path(output, key), allow_pickle=False) as file:
+            has_path = "path_forces" in file
             return ScanPrediction(
                 energy=file["energy"],
                 forces=file["forces"],
                 seconds=float(file["seconds"]),
                 fingerprint=str(file["fingerprint"]),
+                dense=int(file["dense"]) if has_path else 0,
+                path_energy=file["path_energy"] if has_path else None,
+                path_forces=file["path_forces"] if has_path else None,
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _predict(potential: Potential, scan: Scan) -> ScanPrediction:
-    potential.check(scan)
-    started = time.perf_counter()
-    energy, forces = potential.predict(scan)
-    return ScanPrediction(energy, forces, time.perf_counter() - started, scan.fingerprint())
+def read_summary(output: Path) -> dict[str, Any]:
+    """``summary.json`` of a finished run.
+
+    Raises:
+        MindscaipError: not the folder of a run, not finished, or damaged.
+    """
+    if not (output / "run.json").is_file():
+        raise MindscaipError(
+            f"{output} is not the folder of a run; make one with 'mindscaip bsct score ... -o {output}'"
+        )
+    if not (output / "summary.json").is_file():
+        raise MindscaipError(f"{output}: the run is not finished; give its 'mindscaip bsct score' command again")
+    try:
+        data = json.loads((output / "summary.json").read_text())
+        data["scans"], data["mean"], data["potential"]["name"]
+    except (ValueError, KeyError, TypeError):
+        raise MindscaipError(
+            f"{output}/summary.json is damaged; remove it and give the 'mindscaip bsct score' command again"
+        ) from None
+    return data
+
+
+def _prediction(path: ScanPath, energy: np.ndarray, forces: np.ndarray, seconds: float) -> ScanPrediction:
+    scan = path.scan
+    frames = path.frames
+    if path.dense == 0:
+        return ScanPrediction(energy, forces, seconds, scan.fingerprint())
+    return ScanPrediction(
+        energy=energy[frames],
+        forces=forces[frames],
+        seconds=seconds,
+        fingerprint=scan.fingerprint(),
+        dense=path.dense,
+        path_energy=energy,
+        path_forces=forces.astype(np.float32),
+    )
+
+
+def _with_density(scan: Scan, saved: ScanPrediction, dense: int) -> ScanPrediction | None:
+    """A saved prediction with ``dense`` geometries per interval, if that is among what it holds."""
+    if saved.dense == dense:
+        return saved
+    shared = (saved.energy, saved.forces, saved.seconds, saved.fingerprint)
+    if dense == 0:
+        return ScanPrediction(*shared)
+    if saved.path_energy is None or saved.path_forces is None or saved.dense % dense:
+        return None
+    step = saved.dense // dense
+    return ScanPrediction(*shared, dense, saved.path_energy[::step], saved.path_forces[::step])
 
 
 def _prediction_path(output: Path, key: str) -> Path:
@@ -209,6 +451,9 @@ def _prediction_path(output: Path, key: str) -> Path:
 
 
 def _write_prediction(output: Path, scan: Scan, prediction: ScanPrediction) -> None:
+    path: dict[str, Any] = {}
+    if prediction.path_energy is not None and prediction.path_forces is not None:
+        path = {"path_energy": prediction.path_energy, "path_forces": prediction.path_forces}
     with atomic_path(_prediction_path(output, scan.key)) as target:
         np.savez_compressed(
             target,
@@ -216,8 +461,10 @@ def _write_prediction(output: Path, scan: Scan, prediction: ScanPrediction) -> N
             forces=prediction.forces,
             seconds=prediction.seconds,
             fingerprint=prediction.fingerprint,
+            dense=prediction.dense,
             bond_length=scan.bond_length,
             frame_index=scan.frame_index,
+            **path,
         )
 
 
@@ -245,26 +492,38 @@ def _claim(output: Path, potential: Potential, scans: ScanSet) -> None:
         target.write_text(json.dumps(run, indent=1) + "\n")
 
 
-def _summary_data(
-    potential: Potential, scans: ScanSet, rows: Sequence[ScanScore], skipped: Iterable[tuple[str, str]]
-) -> dict[str, Any]:
+def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[str, str]]) -> dict[str, Any]:
     bonds = sorted({row.bond for row in rows})
+    groups = {"all": rows, **{bond: [row for row in rows if row.bond == bond] for bond in bonds}}
     data = {
         "mindscaip_version": __version__,
-        "potential": {"name": potential.name, **potential.identity},
-        "dataset": {"path": str(scans.path), "num_scans": len(scans), **scans.provenance},
+        "potential": {"name": run.potential.name, **run.potential.identity},
+        "dataset": {"path": str(run.scans.path), "num_scans": len(run.scans), **run.scans.provenance},
+        "dense": run.dense,
         "num_scans": len(rows),
-        "num_skipped": len(scans) - len(rows),
+        "num_skipped": len(run.keys) - len(rows),
         "num_frames": sum(row.num_frames for row in rows),
         "num_dropped_frames": sum(row.num_dropped for row in rows),
+        "num_unresolved": sum(row.max_log_step > 1 for row in rows),
+        "num_geometries": sum(_geometries(row) for row in rows),
         "seconds": sum(row.seconds for row in rows),
         "mean": mean_scores(rows),
-        "by_bond": {bond: mean_scores([row for row in rows if row.bond == bond]) for bond in bonds},
+        "by_bond": {bond: mean_scores(groups[bond]) for bond in bonds},
+        "statistics": {
+            group: {name: asdict(value) for name, value in _statistics(members).items()}
+            for group, members in groups.items()
+        },
         "skipped": [{"scan": key, "reason": reason} for key, reason in skipped],
         "scans": [asdict(row) for row in rows],
+        "reference_minima": {f"{row.bond}/{row.id}": run.reference[f"{row.bond}/{row.id}"] for row in rows},
         "definitions": DEFINITIONS,
     }
     return _without_nan(data)
+
+
+def _geometries(row: ScanScore) -> int:
+    intervals = row.num_frames + row.num_dropped - 1
+    return intervals * row.dense + 1 if row.dense else row.num_frames
 
 
 def _without_nan(value: Any) -> Any:

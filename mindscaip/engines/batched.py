@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from mindscaip.contract import ExportedModel, check_elements, load_exported
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
-from mindscaip.graph.neighbors import neighbor_list
+from mindscaip.graph.neighbors import Edges, neighbor_list
 from mindscaip.model.derivatives import (
     forces_from_edge_gradients,
     stress_from_virial,
@@ -20,6 +20,9 @@ from mindscaip.model.derivatives import (
 )
 
 DEFAULT_BATCH_SIZE = 16
+STREAM_EDGES_CPU = 8192
+"""Edges per call of a stream on a CPU: enough that the cost of the calls themselves is small, and within its cache."""
+STREAM_EDGES_GPU = 262144
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,73 @@ def evaluate(
     return predictions
 
 
-def _evaluate_batch(exported: ExportedModel, batch: Sequence[Structure], first: int) -> list[Prediction]:
+def stream_edges(module: torch.nn.Module) -> int:
+    """Edges per call of :func:`evaluate_stream` unless told otherwise, by the device of ``module``."""
+    return STREAM_EDGES_CPU if module_device(module).type == "cpu" else STREAM_EDGES_GPU
+
+
+def evaluate_stream(
+    model: ExportedModel, structures: Iterable[Structure], max_edges: int | None = None
+) -> Iterator[Prediction | MindscaipError]:
+    """Evaluate structures of any sizes, in their order, as many per call as ``max_edges`` edges allow (at least one).
+
+    Where a structure has no answer (an unknown element, two atoms on one place, a result that is not finite, a failure
+    of the model) its place holds the error, and the rest goes on. A batch that does not fit into memory is halved.
+
+    Args:
+        max_edges: edges of the neighbour list per call; by default what suits the device.
+    """
+    limit = stream_edges(model.module) if max_edges is None else max_edges
+    batch: list[tuple[Structure, Edges] | MindscaipError] = []
+    edges_held = 0
+    for structure in structures:
+        try:
+            check_elements(model.contract, sorted(set(structure.symbols)), "the structure")
+            edges = neighbor_list(structure, model.contract.list_cutoff)
+        except MindscaipError as error:
+            batch.append(error)
+            continue
+        size = edges.index.shape[1]
+        if edges_held and edges_held + size > limit:
+            yield from _answers(model, batch)
+            batch, edges_held = [], 0
+        batch.append((structure, edges))
+        edges_held += size
+    yield from _answers(model, batch)
+
+
+def _answers(
+    model: ExportedModel, batch: Sequence[tuple[Structure, Edges] | MindscaipError]
+) -> list[Prediction | MindscaipError]:
+    """The predictions of one batch, errors in their places."""
+    good = [item for item in batch if not isinstance(item, MindscaipError)]
+    found = iter(_answers_of(model, good))
+    return [item if isinstance(item, MindscaipError) else next(found) for item in batch]
+
+
+def _answers_of(model: ExportedModel, batch: Sequence[tuple[Structure, Edges]]) -> list[Prediction | MindscaipError]:
+    """Predict together; where that fails, in halves, so that one structure does not spoil the rest."""
+    if not batch:
+        return []
+    try:
+        return list(_evaluate_batch(model, [s for s, _ in batch], 0, [edges for _, edges in batch]))
+    except MindscaipError as error:
+        if len(batch) == 1:
+            return [error]
+    half = len(batch) // 2
+    return _answers_of(model, batch[:half]) + _answers_of(model, batch[half:])
+
+
+def _evaluate_batch(
+    exported: ExportedModel, batch: Sequence[Structure], first: int, lists: Sequence[Edges] | None = None
+) -> list[Prediction]:
     """One call of the module; ``first`` is the number of the first structure, for messages."""
     contract = exported.contract
     device = module_device(exported.module)
     atoms = np.array([len(s) for s in batch])
     offsets = np.concatenate([[0], np.cumsum(atoms)])
-    lists = [neighbor_list(s, contract.list_cutoff) for s in batch]
+    if lists is None:
+        lists = [neighbor_list(s, contract.list_cutoff) for s in batch]
     index = np.concatenate([edges.index + offset for edges, offset in zip(lists, offsets, strict=False)], axis=1)
     owner = np.repeat(np.arange(len(batch)), [edges.index.shape[1] for edges in lists])
 

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import typer
+from scipy.interpolate import CubicSpline
 from typer.testing import CliRunner
 
 from mindscaip.bsct.dataset import ScanError, open_scans, write_scans
+from mindscaip.bsct.path import scan_path
 from mindscaip.bsct.potentials import Potential, evaluate_outwards, resolve_potential
 from mindscaip.bsct.score import MEANS, mean_scores, read_prediction, score_scans
 from mindscaip.commands import bsct
@@ -30,11 +32,17 @@ class Scaled(Potential):
         if self.unknown in scan.numbers:
             raise ScanError(f"element {self.unknown} is unknown")
 
-    def predict(self, scan):
+    dense = 2
+
+    def predict(self, path):
+        scan = path.scan
         if scan.key == self.interrupt_at:
             raise KeyboardInterrupt
         self.seen.append(scan.key)
-        return scan.energy + 0.5, self.factor * scan.forces
+        energy = CubicSpline(scan.bond_length, scan.energy)(path.bond_length)
+        forces = CubicSpline(scan.bond_length, scan.forces)(path.bond_length)
+        energy[path.frames], forces[path.frames] = scan.energy, scan.forces
+        return energy + 0.5, self.factor * forces
 
 
 @pytest.fixture
@@ -170,7 +178,7 @@ def test_exported_model(tmp_path):
 
     path = write_toy(tmp_path / "model.pt")
     scan = random_scan(1)
-    energy, forces = resolve_potential(str(path), batch_size=7).predict(scan)
+    energy, forces = resolve_potential(str(path), batch_edges=40).predict(scan_path(scan))
     for k in (0, 13, 29):
         single = evaluate(path, [Structure(numbers=scan.numbers, positions=scan.positions[k])])[0]
         assert energy[k] == pytest.approx(single.energy, abs=1e-10)
@@ -213,8 +221,12 @@ def test_wrong_names(data, tmp_path, monkeypatch):
         call("score", "ase:no_such_module:make", data)
     with pytest.raises(MindscaipError, match=r"absent.h5: no such file or folder"):
         call("score", write_toy(tmp_path / "model.pt"), "absent.h5")
-    with pytest.raises(MindscaipError, match="batch size 0 is below 1"):
-        call("score", tmp_path / "model.pt", data, "--batch-size", "0")
+    with pytest.raises(MindscaipError, match="batch-edges 0 is below 1"):
+        call("score", tmp_path / "model.pt", data, "--batch-edges", "0")
+    with pytest.raises(MindscaipError, match="dense is -1"):
+        call("score", tmp_path / "model.pt", data, "--dense", "-1")
+    with pytest.raises(MindscaipError, match="workers is 0"):
+        call("score", tmp_path / "model.pt", data, "--workers", "0")
 
 
 CALCULATORS = """
@@ -251,7 +263,7 @@ def test_ase_calculators(data, tmp_path, monkeypatch):
     from ase import Atoms
     from ase.calculators.lj import LennardJones
 
-    energy, forces = resolve_potential("ase:my_calculators_of_bsct:lj").predict(scan)
+    energy, forces = resolve_potential("ase:my_calculators_of_bsct:lj").predict(scan_path(scan))
     atoms = Atoms(scan.numbers, scan.positions[4], calculator=LennardJones(sigma=1.0, epsilon=0.1, rc=6.0))
     assert energy[4] == pytest.approx(atoms.get_potential_energy())
     np.testing.assert_allclose(forces[4], atoms.get_forces())
@@ -296,7 +308,7 @@ def test_order_of_frames():
 def test_xtb_reproduces_its_own_scans(tmp_path):
     pytest.importorskip("tblite", reason="tblite is not installed")
     scans = open_scans(FIXTURE)
-    assert len(scans) == 5
+    assert len(scans) == 11
     assert scans.provenance["level_of_theory"] == "gfn2-xtb"
     scan = scans.load(scans.keys[0])
     assert len(scan) == 100
