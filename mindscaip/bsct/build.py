@@ -24,10 +24,8 @@ import os
 import shlex
 import shutil
 import sys
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +33,12 @@ import numpy as np
 
 from mindscaip import __version__
 from mindscaip.bsct import bridges, geometry, records, relax
-from mindscaip.bsct.bridges import Bridge, bond_type, bridge_bonds, checked_bond, split_at
-from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, continuity_errors, continuity_tolerance
-from mindscaip.bsct.dataset import HDF5_SUFFIXES, MIN_FRAMES, Scan, displace, make_scan, write_scans
-from mindscaip.bsct.frames import FrameLog, walk_frames
-from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_lengths
-from mindscaip.bsct.inputs import Source, read_sources
-from mindscaip.bsct.parallel import run_tasks
+from mindscaip.bsct.bridges import checked_bond
+from mindscaip.bsct.collect import scan_all
+from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE
+from mindscaip.bsct.dataset import HDF5_SUFFIXES, MIN_FRAMES, write_scans
+from mindscaip.bsct.inputs import read_sources
+from mindscaip.bsct.parallel import Progress
 from mindscaip.bsct.records import (
     PUBLISHED_BONDS,
     UNRELAXED,
@@ -51,26 +48,13 @@ from mindscaip.bsct.records import (
     BuildSettings,
     count_bonds,
 )
-from mindscaip.bsct.relax import Molecule
+from mindscaip.bsct.relax import Molecule, relax_all
+from mindscaip.bsct.select import candidates, sample
 from mindscaip.data.calculators import describe_calculator, resolve_calculator
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 
 SHOWN_REASONS = 5
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One bond that is to be scanned."""
-
-    molecule: Molecule
-    bridge: Bridge
-    record: BondRecord
-
-    @property
-    def name(self) -> str:
-        return f"{self.record.bond}/{self.record.id}"
 
 
 def build_scans(
@@ -107,11 +91,11 @@ def build_scans(
         raise MindscaipError(f"none of the molecules can be used; {_join([f'{n}: {r}' for n, r in failed])}")
     parts = _claim(output, settings)
     where = {"workers": workers, "dask": dask}
-    molecules, unrelaxed = _relax_all(sources, settings, parts, where, progress)
+    molecules, unrelaxed = relax_all(sources, settings, parts, where, progress)
     failed += unrelaxed
-    jobs, found = _candidates(molecules, settings, wanted)
-    jobs, dropped = _sample(jobs, per_bond, settings.seed)
-    scans, done, resumed = _scan_all(jobs, settings, parts, where, progress)
+    jobs, found = candidates(molecules, settings, wanted)
+    jobs, dropped = sample(jobs, per_bond, settings.seed)
+    scans, done, resumed = scan_all(jobs, settings, parts, where, progress)
     order = {source.name: number for number, source in enumerate(sources)}
     bond_records = sorted([*found, *dropped, *done], key=lambda record: (order[record.molecule], record.atoms))
 
@@ -153,297 +137,6 @@ def _check(
     return [checked_bond(bond) for bond in bonds]
 
 
-def scan_bond(
-    numbers: np.ndarray, positions0: np.ndarray, bond: tuple[int, int], *, frames: int = geometry.PUBLISHED_FRAMES
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bond lengths ``[K]`` and positions ``[K, n, 3]`` in A, and fragment labels ``[n]``, of the scan of one bond.
-
-    Bonds are perceived from the geometry. Whether atoms collide is not looked at here.
-
-    Args:
-        numbers: atomic numbers, ``[n]``.
-        positions0: the unperturbed geometry in A, ``[n, 3]``.
-        bond: the two atoms; the first has label 0.
-
-    Raises:
-        MindscaipError: the atoms are not bonded, or the bond is in a ring or to a single atom.
-    """
-    i, j = bond
-    bonded = bridges.perceive_bonds(numbers, positions0)
-    if (min(bond), max(bond)) not in bonded:
-        raise MindscaipError(f"atoms {i} and {j} are not bonded in this geometry")
-    _, excluded = bridge_bonds(len(numbers), bonded)
-    if (min(bond), max(bond)) in excluded:
-        raise MindscaipError(f"the bond of atoms {i} and {j}: {excluded[min(bond), max(bond)][1]}")
-    labels = split_at(len(numbers), bonded, bond)
-    assert labels is not None
-    lengths = scan_lengths(numbers, bond, frames)
-    return lengths, displace(positions0, bond, labels, lengths), labels
-
-
-# --- step 0: geometries -----------------------------------------------------------------------------------------------
-
-
-def _relax_all(
-    sources: Sequence[Source], settings: BuildSettings, parts: Path, where: dict[str, Any], progress: Progress | None
-) -> tuple[list[Molecule], list[tuple[str, str]]]:
-    files = [parts / "molecules" / f"{source.formula}-{source.identity(settings.seed)}.npz" for source in sources]
-    todo = [k for k, file in enumerate(files) if relax.read_relaxed(file, sources[k]) is None]
-
-    def tick() -> None:
-        if progress is not None:
-            progress("relax", sum(file.exists() for file in files), len(files))
-
-    reasons = run_tasks(relax.relax_into, [(sources[k], settings, files[k]) for k in todo], **where, tick=tick)
-    failed = {todo[number]: reason for number, reason in reasons.items()}
-    molecules: list[Molecule] = []
-    for k, source in enumerate(sources):
-        if k in failed:
-            continue
-        molecule = relax.read_relaxed(files[k], source)
-        if molecule is None:
-            failed[k] = f"its file {files[k]} cannot be read; do the workers see this folder?"
-        else:
-            molecules.append(molecule)
-    return molecules, [(sources[k].name, reason) for k, reason in sorted(failed.items())]
-
-
-# --- steps 1 to 4: bonds ----------------------------------------------------------------------------------------------
-
-
-def _candidates(
-    molecules: Sequence[Molecule], settings: BuildSettings, wanted: Sequence[str]
-) -> tuple[list[_Job], list[BondRecord]]:
-    """Steps 1 to 3: the bonds to scan, and the records of those that are not."""
-    jobs: list[_Job] = []
-    found: list[BondRecord] = []
-
-    def leave_out(record: BondRecord, rule: str, reason: str) -> None:
-        found.append(replace(record, status=records.EXCLUDED, rule=rule, reason=reason))
-
-    for molecule in molecules:
-        good, excluded = bridge_bonds(len(molecule.numbers), molecule.source.bonds)
-        if molecule.source.scan is not None:
-            good, excluded = _only(molecule.source, good, excluded)
-        for atoms, (rule, reason) in excluded.items():
-            leave_out(_record(molecule, atoms, settings), rule, reason)
-        for bridge in good:
-            record = _record(molecule, bridge.atoms, settings)
-            if wanted and record.bond not in wanted:
-                leave_out(record, records.TYPE, f"bond type {record.bond} was not asked for")
-                continue
-            positions = displace(molecule.positions, bridge.atoms, bridge.labels, _lengths(molecule, bridge, settings))
-            ratio, frame, (i, j) = closest_approach(molecule.numbers, positions, bridge.atoms)
-            record = replace(record, closest=ratio)
-            if ratio < OVERLAP:
-                length = _lengths(molecule, bridge, settings)[frame]
-                reason = (
-                    f"atoms {i} and {j} come as close as {ratio:.3f} of their covalent sum (limit {OVERLAP}) "
-                    f"at bond length {length:.2f} A"
-                )
-                leave_out(record, records.OVERLAPPING, reason)
-            else:
-                jobs.append(_Job(molecule, bridge, record))
-    return jobs, found
-
-
-def _only(
-    source: Source, good: list[Bridge], excluded: dict[tuple[int, int], tuple[str, str]]
-) -> tuple[list[Bridge], dict[tuple[int, int], tuple[str, str]]]:
-    """Of a molecule that was taken from a scan, the bond of that scan, its atoms in the order of that scan."""
-    assert source.scan is not None
-    first, second = source.scan[2]
-    atoms = (min(first, second), max(first, second))
-    turned = [Bridge((first, second), b.labels if first < second else 1 - b.labels) for b in good if b.atoms == atoms]
-    return turned, {atoms: excluded[atoms]} if atoms in excluded else {}
-
-
-def _lengths(molecule: Molecule, bridge: Bridge, settings: BuildSettings) -> np.ndarray:
-    return scan_lengths(molecule.numbers, bridge.atoms, settings.frames)
-
-
-def _record(molecule: Molecule, atoms: tuple[int, int], settings: BuildSettings) -> BondRecord:
-    i, j = atoms
-    source = molecule.source
-    return BondRecord(
-        molecule=source.name,
-        bond=bond_type(source.numbers[i], source.numbers[j]),
-        atoms=(int(i), int(j)),
-        id=source.scan[1] if source.scan else f"{source.formula}-{i}-{j}-{source.identity(settings.seed)}",
-        status="",
-    )
-
-
-def _sample(jobs: list[_Job], per_bond: int | None, seed: int) -> tuple[list[_Job], list[BondRecord]]:
-    """Step 4: at most ``per_bond`` of each bond type."""
-    if per_bond is None:
-        return jobs, []
-    by_bond: dict[str, list[_Job]] = defaultdict(list)
-    for job in jobs:
-        by_bond[job.record.bond].append(job)
-    kept: list[_Job] = []
-    dropped: list[BondRecord] = []
-    for bond, group in sorted(by_bond.items()):
-        # One stream per bond type: adding a type does not change the choice in the others.
-        rng = np.random.default_rng([seed, *bond.encode()])
-        chosen = set(rng.permutation(len(group))[:per_bond].tolist())
-        reason = f"{per_bond} of {len(group)} {bond} bonds were chosen"
-        for k, job in enumerate(group):
-            if k in chosen:
-                kept.append(job)
-            else:
-                dropped.append(replace(job.record, status=records.NOT_SAMPLED, rule=records.SAMPLING, reason=reason))
-    return kept, dropped
-
-
-# --- steps 5 and 6: frames --------------------------------------------------------------------------------------------
-
-
-def _scan_all(
-    jobs: list[_Job], settings: BuildSettings, parts: Path, where: dict[str, Any], progress: Progress | None
-) -> tuple[list[Scan], list[BondRecord], int]:
-    # Longest first, so that no worker is left alone with a long one at the end.
-    jobs = sorted(jobs, key=lambda job: (-len(job.molecule.numbers), job.name))
-    files = [parts / "frames" / f"{job.name}.jsonl" for job in jobs]
-    counter = _FrameCounter(files)
-    resumed, total = counter.count(), len(jobs) * settings.frames
-
-    def tick() -> None:
-        if progress is not None:
-            progress("scan", counter.count(), total)
-
-    todo = [k for k in range(len(jobs)) if counter.of(k) < settings.frames]
-    reasons = run_tasks(_scan_job, [(jobs[k], settings, files[k]) for k in todo], **where, tick=tick)
-    failures = {todo[number]: reason for number, reason in reasons.items()}
-    scans: list[Scan] = []
-    found: list[BondRecord] = []
-    for k, (job, file) in enumerate(zip(jobs, files, strict=True)):
-        record, scan = _finish(job, settings, file, failures.get(k, ""))
-        found.append(record)
-        if scan is not None:
-            scans.append(scan)
-    return scans, found, resumed
-
-
-def _scan_job(job: _Job, settings: BuildSettings, file: Path, tick: Callable[[], None] | None = None) -> None:
-    """Step 5 of one bond, in whatever process it may be."""
-    if not file.parents[2].is_dir():  # the work folder that the build has made
-        raise MindscaipError(f"this worker does not see the folder {file.parents[2]}; put the output on a shared disk")
-    positions, start = _frames_of(job, settings)
-    log = FrameLog(file, job.molecule.numbers, positions, settings.reference)
-    walk_frames(
-        _calculator(settings.reference),
-        job.molecule.numbers,
-        positions,
-        start,
-        log,
-        None if tick is None else lambda _: tick(),
-    )
-
-
-def _frames_of(job: _Job, settings: BuildSettings) -> tuple[np.ndarray, int]:
-    lengths = _lengths(job.molecule, job.bridge, settings)
-    first, second = job.bridge.atoms
-    length0 = np.linalg.norm(job.molecule.positions[second] - job.molecule.positions[first])
-    positions = displace(job.molecule.positions, job.bridge.atoms, job.bridge.labels, lengths)
-    return positions, int(np.argmin(np.abs(lengths - length0)))
-
-
-_made = threading.local()
-
-
-def _calculator(name: str) -> Any:
-    """One calculator per thread: a learned potential takes longer to load than to evaluate."""
-    if getattr(_made, "name", None) != name:
-        _made.calculator, _made.name = resolve_calculator(name)(), name
-    return _made.calculator
-
-
-def _finish(job: _Job, settings: BuildSettings, file: Path, failure: str) -> tuple[BondRecord, Scan | None]:
-    """Put the frames of one bond together; step 6."""
-    positions, start = _frames_of(job, settings)
-    record = replace(job.record, start=start)
-    without: dict[int, str] = {}
-    try:
-        log = FrameLog(file, job.molecule.numbers, positions, settings.reference)
-        without = {number: frame.reason for number, frame in sorted(log.frames.items()) if frame.reason}
-        scan = _assemble(job, settings, log, positions)
-    except MindscaipError as error:
-        reason = failure or str(error)
-        if without and not failure:
-            number = next(iter(without))
-            reason += f"; the first without one is frame {number}: {without[number]}"
-        record = replace(record, status=records.FAILED, rule=records.REFERENCE, reason=reason)
-        return replace(record, failed_frames=without), None
-    errors, limits = continuity_errors(scan), continuity_tolerance(scan)
-    record = replace(
-        record,
-        continuity=float(errors.max()),
-        failed_frames=without,
-        seconds=round(sum(frame.seconds for frame in log.frames.values()), 3),
-    )
-    worst = int(np.argmax(errors / limits))
-    if errors[worst] > limits[worst]:
-        reason = (
-            f"the reference is discontinuous: energies and forces differ by {errors[worst]:.3f} eV (limit "
-            f"{limits[worst]:.3f}) after bond length {scan.bond_length[worst]:.3f} A"
-        )
-        return replace(record, status=records.EXCLUDED, rule=records.DISCONTINUOUS, reason=reason), None
-    return replace(record, status=records.SCANNED), scan
-
-
-def _assemble(job: _Job, settings: BuildSettings, log: FrameLog, positions: np.ndarray) -> Scan:
-    molecule, bridge, source = job.molecule, job.bridge, job.molecule.source
-    missing = [number for number in range(settings.frames) if number not in log.frames]
-    if missing:
-        raise MindscaipError(f"{len(missing)} frames were not made: the worker was lost; run the same command again")
-    frames = [log.frames[number] for number in range(settings.frames)]
-    i, j = bridge.atoms
-    return make_scan(
-        bond=job.record.bond,
-        id=job.record.id,
-        numbers=molecule.numbers,
-        positions=positions,
-        bond_length=_lengths(molecule, bridge, settings),
-        energy=np.array([frame.energy for frame in frames]),
-        forces=np.stack([frame.forces for frame in frames]),
-        bond_index=bridge.atoms,
-        fragment_labels=bridge.labels,
-        source=f"{source.name}, atoms {i} and {j}",
-        smiles=source.smiles,
-        subset=source.subset,
-        positions0=molecule.positions,
-        energy0=molecule.energy,
-        forces0=molecule.forces,
-        notes={str(number): frame.reason for number, frame in enumerate(frames) if frame.reason},
-    )
-
-
-class _FrameCounter:
-    """How many frames are in the logs, without reading again those that have not grown."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
-        self._sizes = [0] * len(files)
-        self._counts = [0] * len(files)
-
-    def count(self) -> int:
-        """Frames in all logs."""
-        for k, file in enumerate(self._files):
-            try:
-                size = file.stat().st_size
-            except OSError:
-                continue
-            if size != self._sizes[k]:
-                self._sizes[k] = size
-                self._counts[k] = max(file.read_bytes().count(b"\n") - 1, 0)  # the first line is the header
-        return sum(self._counts)
-
-    def of(self, number: int) -> int:
-        """Frames in one log when they were last counted."""
-        return self._counts[number]
-
-
 # --- the work folder and the record -----------------------------------------------------------------------------------
 
 
@@ -482,7 +175,7 @@ def _write_report(
         "settings": {**asdict(settings), "bonds": list(wanted), "per_bond": per_bond},
         "rules": {
             "shortest, longest (covalent sums)": [geometry.SHORTEST, geometry.LONGEST],
-            "overlap (covalent sums)": OVERLAP,
+            "overlap (covalent sums)": geometry.OVERLAP,
             "smallest fragment (atoms)": bridges.MIN_FRAGMENT,
             "bonds perceived below (covalent sums)": bridges.PERCEIVED,
             "relaxed to (eV/A)": relax.RELAX_FMAX,

@@ -9,6 +9,10 @@ from __future__ import annotations
 import numpy as np
 from ase.data import covalent_radii
 
+from mindscaip.bsct.bridges import bridge_bonds, perceive_bonds, split_at
+from mindscaip.bsct.dataset import displace
+from mindscaip.errors import MindscaipError
+
 SHORTEST, LONGEST = 0.5, 2.0
 """Bond lengths of a scan, in units of the sum of the two covalent radii."""
 OVERLAP = 0.9
@@ -41,3 +45,31 @@ def closest_approach(
     )
     frame, pair = np.unravel_index(int(np.argmin(ratio)), ratio.shape)
     return float(ratio[frame, pair]), int(frame), (int(i[pair]), int(j[pair]))
+
+
+def scan_bond(
+    numbers: np.ndarray, positions0: np.ndarray, bond: tuple[int, int], *, frames: int = PUBLISHED_FRAMES
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bond lengths ``[K]`` and positions ``[K, n, 3]`` in A, and fragment labels ``[n]``, of the scan of one bond.
+
+    Bonds are perceived from the geometry. Whether atoms collide is not looked at here.
+
+    Args:
+        numbers: atomic numbers, ``[n]``.
+        positions0: the unperturbed geometry in A, ``[n, 3]``.
+        bond: the two atoms; the first has label 0.
+
+    Raises:
+        MindscaipError: the atoms are not bonded, or the bond is in a ring or to a single atom.
+    """
+    i, j = bond
+    bonded = perceive_bonds(numbers, positions0)
+    if (min(bond), max(bond)) not in bonded:
+        raise MindscaipError(f"atoms {i} and {j} are not bonded in this geometry")
+    _, excluded = bridge_bonds(len(numbers), bonded)
+    if (min(bond), max(bond)) in excluded:
+        raise MindscaipError(f"the bond of atoms {i} and {j}: {excluded[min(bond), max(bond)][1]}")
+    labels = split_at(len(numbers), bonded, bond)
+    assert labels is not None
+    lengths = scan_lengths(numbers, bond, frames)
+    return lengths, displace(positions0, bond, labels, lengths), labels

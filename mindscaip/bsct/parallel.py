@@ -14,6 +14,8 @@ CONNECT_SECONDS = 20
 
 Task = Callable[..., None]
 Tick = Callable[[], None]
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, how much is done, and how much there is."""
 
 
 def run_tasks(

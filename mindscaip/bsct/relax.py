@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ase.optimize import BFGS
 
 from mindscaip.bsct.bridges import bond_type
 from mindscaip.bsct.inputs import Source
+from mindscaip.bsct.parallel import Progress, run_tasks
 from mindscaip.bsct.records import UNRELAXED, WITH_REFERENCE, BuildSettings
 from mindscaip.data.calculators import CalculationError, resolve_calculator, single_point
 from mindscaip.errors import MindscaipError
@@ -104,3 +106,36 @@ def read_relaxed(file: Path, source: Source) -> Molecule | None:
             return Molecule(source, data["positions"], float(data["energy"]), data["forces"], int(data["steps"]))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def relax_all(
+    sources: Sequence[Source],
+    settings: BuildSettings,
+    parts: Path,
+    where: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[list[Molecule], list[tuple[str, str]]]:
+    """Relax every molecule that is not yet in ``parts``; return the molecules, and name and reason of failures.
+
+    Args:
+        where: ``workers`` and ``dask`` of :func:`~mindscaip.bsct.parallel.run_tasks`.
+    """
+    files = [parts / "molecules" / f"{source.formula}-{source.identity(settings.seed)}.npz" for source in sources]
+    todo = [k for k, file in enumerate(files) if read_relaxed(file, sources[k]) is None]
+
+    def tick() -> None:
+        if progress is not None:
+            progress("relax", sum(file.exists() for file in files), len(files))
+
+    reasons = run_tasks(relax_into, [(sources[k], settings, files[k]) for k in todo], **where, tick=tick)
+    failed = {todo[number]: reason for number, reason in reasons.items()}
+    molecules: list[Molecule] = []
+    for k, source in enumerate(sources):
+        if k in failed:
+            continue
+        molecule = read_relaxed(files[k], source)
+        if molecule is None:
+            failed[k] = f"its file {files[k]} cannot be read; do the workers see this folder?"
+        else:
+            molecules.append(molecule)
+    return molecules, [(sources[k].name, reason) for k, reason in sorted(failed.items())]

@@ -9,10 +9,9 @@ import pytest
 from ase.data import covalent_radii
 
 from mindscaip.bsct.bridges import bond_type, bridge_bonds, checked_bond, count_pieces, perceive_bonds, split_at
-from mindscaip.bsct.build import scan_bond
 from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, continuity_errors, continuity_tolerance, projected_slope
 from mindscaip.bsct.dataset import displace, read_scans
-from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_lengths
+from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_bond, scan_lengths
 from mindscaip.errors import MindscaipError
 from tests.bsct.makers import diatomic_scan, reference_data
 

@@ -1,0 +1,116 @@
+"""Which bonds are scanned: bridges, of the types asked for, without collisions, at most so many of each type."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mindscaip.bsct import records
+from mindscaip.bsct.bridges import Bridge, bond_type, bridge_bonds
+from mindscaip.bsct.dataset import displace
+from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_lengths
+from mindscaip.bsct.inputs import Source
+from mindscaip.bsct.records import BondRecord, BuildSettings
+from mindscaip.bsct.relax import Molecule
+
+
+@dataclass(frozen=True)
+class Job:
+    """One bond that is to be scanned."""
+
+    molecule: Molecule
+    bridge: Bridge
+    record: BondRecord
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.bond}/{self.record.id}"
+
+
+def candidates(
+    molecules: Sequence[Molecule], settings: BuildSettings, wanted: Sequence[str]
+) -> tuple[list[Job], list[BondRecord]]:
+    """Steps 1 to 3: the bonds to scan, and the records of those that are not."""
+    jobs: list[Job] = []
+    found: list[BondRecord] = []
+
+    def leave_out(record: BondRecord, rule: str, reason: str) -> None:
+        found.append(replace(record, status=records.EXCLUDED, rule=rule, reason=reason))
+
+    for molecule in molecules:
+        good, excluded = bridge_bonds(len(molecule.numbers), molecule.source.bonds)
+        if molecule.source.scan is not None:
+            good, excluded = _only(molecule.source, good, excluded)
+        for atoms, (rule, reason) in excluded.items():
+            leave_out(_record(molecule, atoms, settings), rule, reason)
+        for bridge in good:
+            record = _record(molecule, bridge.atoms, settings)
+            if wanted and record.bond not in wanted:
+                leave_out(record, records.TYPE, f"bond type {record.bond} was not asked for")
+                continue
+            lengths = lengths_of(molecule, bridge, settings)
+            positions = displace(molecule.positions, bridge.atoms, bridge.labels, lengths)
+            ratio, frame, (i, j) = closest_approach(molecule.numbers, positions, bridge.atoms)
+            record = replace(record, closest=ratio)
+            if ratio < OVERLAP:
+                reason = (
+                    f"atoms {i} and {j} come as close as {ratio:.3f} of their covalent sum (limit {OVERLAP}) "
+                    f"at bond length {lengths[frame]:.2f} A"
+                )
+                leave_out(record, records.OVERLAPPING, reason)
+            else:
+                jobs.append(Job(molecule, bridge, record))
+    return jobs, found
+
+
+def _only(
+    source: Source, good: list[Bridge], excluded: dict[tuple[int, int], tuple[str, str]]
+) -> tuple[list[Bridge], dict[tuple[int, int], tuple[str, str]]]:
+    """Of a molecule that was taken from a scan, the bond of that scan, its atoms in the order of that scan."""
+    assert source.scan is not None
+    first, second = source.scan[2]
+    atoms = (min(first, second), max(first, second))
+    turned = [Bridge((first, second), b.labels if first < second else 1 - b.labels) for b in good if b.atoms == atoms]
+    return turned, {atoms: excluded[atoms]} if atoms in excluded else {}
+
+
+def lengths_of(molecule: Molecule, bridge: Bridge, settings: BuildSettings) -> np.ndarray:
+    """The bond lengths of a scan in A, ``[K]``."""
+    return scan_lengths(molecule.numbers, bridge.atoms, settings.frames)
+
+
+def _record(molecule: Molecule, atoms: tuple[int, int], settings: BuildSettings) -> BondRecord:
+    i, j = atoms
+    source = molecule.source
+    return BondRecord(
+        molecule=source.name,
+        bond=bond_type(source.numbers[i], source.numbers[j]),
+        atoms=(int(i), int(j)),
+        id=source.scan[1] if source.scan else f"{source.formula}-{i}-{j}-{source.identity(settings.seed)}",
+        status="",
+    )
+
+
+def sample(jobs: list[Job], per_bond: int | None, seed: int) -> tuple[list[Job], list[BondRecord]]:
+    """Step 4: at most ``per_bond`` of each bond type."""
+    if per_bond is None:
+        return jobs, []
+    by_bond: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_bond[job.record.bond].append(job)
+    kept: list[Job] = []
+    dropped: list[BondRecord] = []
+    for bond, group in sorted(by_bond.items()):
+        # One stream per bond type: adding a type does not change the choice in the others.
+        rng = np.random.default_rng([seed, *bond.encode()])
+        chosen = set(rng.permutation(len(group))[:per_bond].tolist())
+        reason = f"{per_bond} of {len(group)} {bond} bonds were chosen"
+        for k, job in enumerate(group):
+            if k in chosen:
+                kept.append(job)
+            else:
+                dropped.append(replace(job.record, status=records.NOT_SAMPLED, rule=records.SAMPLING, reason=reason))
+    return kept, dropped
