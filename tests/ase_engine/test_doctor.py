@@ -19,7 +19,7 @@ CHECK = Check("thing", "testing", False, "pip install thing")
 
 def test_every_check_has_a_probe() -> None:
     assert {check.name for check in CHECKS} == set(PROBES)
-    assert len(CHECKS) == 10
+    assert len(CHECKS) == 11
 
 
 def test_core_works_here() -> None:
