@@ -19,6 +19,11 @@ function logScale(low, high, from, to, gutter = 0) {
 }
 
 function linearTicks(low, high, count = 5) {
+  const ticks = ticksOfStep(low, high, count);
+  return ticks.length > 1 ? ticks : ticksOfStep(low, high, 2 * count);
+}
+
+function ticksOfStep(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
@@ -89,7 +94,7 @@ function drawAxes(x, y, titles = {}) {
       group.append(svg('text', { class: 'tick', x: at, y: bottom + 14, 'text-anchor': 'middle' }, tick.text));
     }
   }
-  for (const tick of y.ticks(Math.max(2, Math.floor((bottom - top) / 34)))) {
+  for (const tick of y.ticks(clamp(Math.floor((bottom - top) / 26), 2, 8))) {
     const at = y(tick.at);
     group.append(svg('line', { class: 'gridline', x1: left, x2: right, y1: at, y2: at }));
     group.append(svg('text', { class: 'tick', x: left - 6, y: at + 4, 'text-anchor': 'end' }, tick.text));
@@ -104,8 +109,13 @@ function drawAxes(x, y, titles = {}) {
   }
   group.append(svg('path', { class: 'axisline', d: `M${left},${top}V${bottom}H${right}` }));
   if (titles.x) group.append(svg('text', { class: 'label', x: (left + right) / 2, y: bottom + 32, 'text-anchor': 'middle' }, titles.x));
+  if (titles.beside) {
+    // In the margin, where no curve runs through it.
+    group.append(svg('text', { class: 'label', x: 0, y: (top + bottom) / 2 - 1, style: 'font-weight:650' }, titles.beside[0]));
+    group.append(svg('text', { class: 'quiet', x: 0, y: (top + bottom) / 2 + 13 }, titles.beside[1]));
+  }
   if (titles.y) {
-    const at = `translate(${titles.yAt ?? 13},${(top + bottom) / 2}) rotate(-90)`;
+    const at = `translate(${13},${(top + bottom) / 2}) rotate(-90)`;
     group.append(svg('text', { class: 'label', transform: at, 'text-anchor': 'middle' }, titles.y));
   }
   return group;

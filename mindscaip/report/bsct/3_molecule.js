@@ -23,9 +23,9 @@ class Molecule {
   }
 
   open(scan) {
+    if (this.scan === scan) return; // as it was turned
     this.scan = scan;
-    this.axes = principalAxes(scan);
-    this.turn(0.28, -0.22);
+    this.axes = bestAxes(scan, this.node.clientWidth || 320, this.node.clientHeight || 130);
   }
 
   turn(around, over) {
@@ -89,25 +89,53 @@ class Molecule {
   }
 }
 
-// Bond axis to the right, the widest direction across it upwards.
-function principalAxes(scan) {
-  const at = (i, c) => 0.5 * (scan.first[3 * i + c] + scan.last[3 * i + c]);
-  const unit = (v) => { const n = Math.hypot(...v) || 1; return v.map((x) => x / n); };
-  const dot = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
-  const cross = (u, v) => [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
-  const x = unit([0, 1, 2].map((c) => at(scan.ends[1], c) - at(scan.ends[0], c)));
-  let u = cross(x, Math.abs(x[2]) < 0.9 ? [0, 0, 1] : [0, 1, 0]);
-  u = unit(u);
-  const v = cross(x, u);
-  let [uu, vv, uv] = [0, 0, 0];
-  for (let i = 0; i < scan.atoms; i++) {
-    const place = [at(i, 0), at(i, 1), at(i, 2)];
-    const [p, q] = [dot(place, u), dot(place, v)];
-    uu += p * p; vv += q * q; uv += p * q;
+// The view from which most is seen: a large picture, the bond in its plane, few atoms behind each other.
+function bestAxes(scan, width, height) {
+  const steps = 9;
+  let best = null;
+  let most = -1;
+  for (let a = 0; a < steps; a++) {
+    for (let b = 0; b < steps; b++) {
+      for (let c = 0; c < steps; c++) {
+        const axes = eulerAxes((a / steps) * Math.PI, Math.acos(1 - (2 * b + 1) / steps), (c / steps) * 2 * Math.PI);
+        const score = viewScore(scan, axes, width, height);
+        if (score > most) [most, best] = [score, axes];
+      }
+    }
   }
-  const angle = 0.5 * Math.atan2(2 * uv, uu - vv);
-  const y = u.map((c, k) => c * Math.cos(angle) + v[k] * Math.sin(angle));
-  return [x, y, cross(x, y)];
+  return best;
+}
+
+function viewScore(scan, axes, width, height) {
+  const at = (array, i, c) => array[3 * i] * axes[c][0] + array[3 * i + 1] * axes[c][1] + array[3 * i + 2] * axes[c][2];
+  const reach = [0.8, 0.8];
+  const places = [];
+  for (let i = 0; i < scan.atoms; i++) {
+    const place = [0, 1].map((c) => {
+      const [p, q] = [at(scan.first, i, c), at(scan.last, i, c)];
+      reach[c] = Math.max(reach[c], Math.abs(p), Math.abs(q));
+      return (p + q) / 2;
+    });
+    if (scan.numbers[i] !== 1) places.push(place);
+  }
+  const scale = Math.min(width / 2 / reach[0], height / 2 / reach[1], 46);
+  const [i, j] = scan.ends;
+  const along = [0, 1, 2].map((c) => at(scan.last, j, c) - at(scan.last, i, c));
+  const flat = Math.hypot(along[0], along[1]) / (Math.hypot(...along) || 1);
+  let hidden = 0;
+  for (let p = 0; p < places.length; p++) {
+    for (let q = 0; q < p; q++) if ((places[p][0] - places[q][0]) ** 2 + (places[p][1] - places[q][1]) ** 2 < 0.3) hidden++;
+  }
+  return (scale * (0.35 + 0.65 * flat)) / (1 + 1.5 * hidden / (places.length || 1));
+}
+
+function eulerAxes(a, b, c) {
+  const [ca, sa, cb, sb, cc, sc] = [Math.cos(a), Math.sin(a), Math.cos(b), Math.sin(b), Math.cos(c), Math.sin(c)];
+  return [
+    [ca * cc - sa * cb * sc, -ca * sc - sa * cb * cc, sa * sb],
+    [sa * cc + ca * cb * sc, -sa * sc + ca * cb * cc, -ca * sb],
+    [sb * sc, sb * cc, cb],
+  ];
 }
 
 function drawSketch(node, scan) {

@@ -44,7 +44,7 @@ function drawSummary() {
       return html('td', { 'data-metric': key, 'data-value': middle, title }, show(middle), html('small', {}, show(median)));
     })));
   $('summary').replaceChildren(
-    html('thead', {}, html('tr', {}, html('th', { class: 'text', scope: 'col' }, 'potential', html('small', {}, 'mean, below: median')), head)),
+    html('thead', {}, html('tr', {}, html('th', { class: 'text', scope: 'col' }, 'potential', html('small', {}, 'mean / median')), head)),
     html('tbody', {}, body));
   const filtered = state.shown.length < SCANS.length ? 'chosen ' : '';
   const partial = common.length < state.shown.length && compared.length ? `, those that every shown potential has a score for` : '';
@@ -57,6 +57,7 @@ function drawScatter() {
   const node = $('scatter');
   const width = node.clientWidth;
   const compared = visible();
+  marked.scatter = null;
   if (!width) return;
   if (!compared.length || !state.shown.length) {
     node.replaceChildren(html('p', { class: 'empty' }, compared.length ? 'No scan matches the filters.' : 'All potentials are hidden: choose one above.'));
@@ -74,18 +75,30 @@ function drawScatter() {
   for (const point of [...all].sort((a, b) => a.s - b.s || a.p - b.p)) {
     dots.append(svg('path', { d: shape(point.p), transform: `translate(${point.x.toFixed(1)},${point.y.toFixed(1)}) scale(${all.length > 900 ? 0.72 : 0.88})`, style: `fill:${colour(point.p)}`, 'fill-opacity': 0.55, 'data-scan': SCANS[point.s].key, 'data-potential': point.p }));
   }
-  const chosen = svg('g', { class: 'chosen', 'pointer-events': 'none' });
-  const here = all.filter((point) => point.s === state.current).sort((a, b) => a.p - b.p);
-  if (here.length > 1) chosen.append(svg('path', { d: `M${here.map((point) => `${point.x},${point.y}`).join('L')}`, fill: 'none', 'stroke-width': 1.2, style: 'stroke:var(--ink)', opacity: 0.6 }));
-  for (const point of here) {
-    chosen.append(svg('path', { d: shape(point.p), transform: `translate(${point.x},${point.y}) scale(1.6)`, 'stroke-width': 1.2, style: `fill:${colour(point.p)};stroke:var(--ink)` }));
-  }
   const picture = svg('svg', { height, viewBox: `0 0 ${width} ${height}` },
-    drawAxes(x, y, { x: titleOf(state.x), y: titleOf(state.y) }), dots, chosen);
+    drawAxes(x, y, { x: titleOf(state.x), y: titleOf(state.y) }), dots);
   node.replaceChildren(picture);
+  marked.scatter = { picture, points: all, size: 1.6, joined: true };
   pickable(picture, all, { describe: describePoint, open: (point) => openScan(point.s, true) });
   const missing = raw.length - all.length;
   $('scatter-note').textContent = `${all.length} points, one for each scan and potential; click one to open its scan.${missing ? ` ${missing} without a value are not shown.` : ''}`;
+}
+
+// The points of the open scan, over all others; cheap, so that scans can be leafed through.
+const marked = { scatter: null, boxes: null };
+
+function markPoints() {
+  for (const chart of Object.values(marked)) {
+    if (!chart) continue;
+    chart.picture.querySelector('.chosen')?.remove();
+    const here = chart.points.filter((point) => point.s === state.current).sort((a, b) => a.p - b.p);
+    const group = svg('g', { class: 'chosen', 'pointer-events': 'none' });
+    if (chart.joined && here.length > 1) group.append(svg('path', { d: `M${here.map((point) => `${point.x},${point.y}`).join('L')}`, fill: 'none', 'stroke-width': 1.2, style: 'stroke:var(--ink)', opacity: 0.6 }));
+    for (const point of here) {
+      group.append(svg('path', { d: shape(point.p), transform: `translate(${point.x},${point.y}) scale(${chart.size})`, 'stroke-width': 1.2, 'data-scan': SCANS[point.s].key, 'data-potential': point.p, style: `fill:${colour(point.p)};stroke:var(--ink)` }));
+    }
+    chart.picture.append(group);
+  }
 }
 
 function describePoint(point) {
@@ -101,6 +114,7 @@ function describePoint(point) {
 function drawBoxes() {
   const node = $('boxes');
   const width = node.clientWidth;
+  marked.boxes = null;
   if (!width) return;
   const compared = visible();
   const bonds = BONDS.filter((bond) => state.shown.some((s) => SCANS[s].bond === bond));
@@ -145,9 +159,9 @@ function drawBoxes() {
   }
   const dots = svg('g');
   for (const point of points) dots.append(svg('circle', { cx: point.x.toFixed(1), cy: point.y.toFixed(1), r: 1.7, style: `fill:${colour(point.p)}`, 'fill-opacity': 0.5 }));
-  const chosen = points.filter((point) => point.s === state.current).map((point) => svg('path', { d: shape(point.p), transform: `translate(${point.x},${point.y}) scale(1.2)`, 'stroke-width': 1.3, style: `fill:${colour(point.p)};stroke:var(--ink)` }));
-  picture.append(dots, ...chosen);
+  picture.append(dots);
   node.replaceChildren(picture);
+  marked.boxes = { picture, points, size: 1.2 };
   pickable(picture, points, { describe: describePoint, open: (point) => openScan(point.s, true), reach: 10 });
 }
 

@@ -1,7 +1,7 @@
 // One scan: its molecule, its scores, and the four curves along the bond on one axis.
 
 const DETAIL = ['fsd', 'fsd_compress', 'fsd_stretch', 'fsd_intrinsic', 'energy_mae', 'energy_mae_shifted', 'force_mae'];
-const LEFT = 58;
+const LEFT = 96;
 const RIGHT = 12;
 const molecule = new Molecule($('molecule'));
 let cursor = null; // moves line, readings and molecule without drawing the curves again
@@ -41,6 +41,11 @@ function drawScores(scan) {
     if (absent) return html('tr', {}, html('td', { title: POTENTIALS[p].title }, glyph(p), POTENTIALS[p].label), html('td', { colspan: cells.length, class: 'text note', title: absent }, Number.isNaN(value('fsd', p, scan.index)) ? 'no score: ' : 'no curves: ', absent));
     return html('tr', {}, html('td', { title: POTENTIALS[p].title }, glyph(p), POTENTIALS[p].label), cells);
   });
+  if (DATA.references.length && visible().length) {
+    // The reference's own values are the same in every run that has a score.
+    const p = visible().find((one) => POTENTIALS[one].scored[scan.index]);
+    rows.unshift(html('tr', { class: 'own' }, html('td', {}, 'reference'), html('td'), html('td'), [...keys, ...more].slice(1).map((key) => html('td', {}, DATA.references.includes(`${key}_reference`) && p !== undefined ? show(value(`${key}_reference`, p, scan.index)) : ''))));
+  }
   head.splice(1, 0, html('th', { scope: 'col', title: 'Bond length at the marked step' }, 'at'));
   $('scores').replaceChildren(html('thead', {}, html('tr', {}, html('th', {}), head)), html('tbody', {}, rows));
   $('scores-box').hidden = !rows.length;
@@ -89,12 +94,12 @@ function drawCurves() {
     { name: 'force', title: '|F − R|', unit: 'eV/Å', of: (c) => c.change, reference: true, log: true, low: Math.max(changes.low, 0.1), high: Math.max(changes.high, 10) },
   ];
   if (curves.length) {
-    panels.push({ name: 'ratio', title: 'log-ratio l', unit: '', of: (c) => c.ratio, zero: true, ...range([0, ...curves.flatMap((c) => inside(c.ratio, scan.length))], false, 0.12) });
+    panels.push({ name: 'ratio', title: 'l', unit: 'log-ratio', of: (c) => c.ratio, zero: true, ...range([0, ...curves.flatMap((c) => inside(c.ratio, scan.length))], false, 0.12) });
     panels.push({ name: 'slope', title: 'dl/dL', unit: '1/Å', of: (c) => c.slope, zero: true, middles: true, ...range([0, ...curves.flatMap((c) => inside(c.slope, middles))], false, 0.14) });
   }
   for (const panel of panels.slice(2)) if (panel.low === 0) panel.low = -0.06 * panel.high;
   if (curves.some((c) => c.dense)) {
-    panels.push({ name: 'intrinsic', title: 'ΔD (intrinsic)', unit: '1/Å', of: (c) => c.dense, dense: true, zero: true, ...range([0, ...curves.filter((c) => c.dense).flatMap((c) => inside(c.dense, c.denseLength))], false, 0.14) });
+    panels.push({ name: 'intrinsic', title: 'ΔD', unit: '1/Å, intrinsic', of: (c) => c.dense, dense: true, zero: true, ...range([0, ...curves.filter((c) => c.dense).flatMap((c) => inside(c.dense, c.denseLength))], false, 0.14) });
   }
   const gap = 9;
   const bottom = 38;
@@ -113,13 +118,13 @@ function drawCurves() {
   cursor = new Cursor(picture, { x, panels, scan, curves, middles, height: height - bottom });
   $('reset').hidden = !state.zoom;
   const dropped = scan.dropped ? ` ${scan.dropped} frames without a reference are left out.` : '';
-  $('detail-note').textContent = `${scan.frames} frames, ${scan.atoms} atoms.${dropped} R: reference force at j₀; changes below the dotted line (${DATA.floor} eV/Å) count as that. Drag over the curves to zoom.`;
+  $('detail-note').textContent = `${scan.frames} frames, ${scan.atoms} atoms.${dropped} R: the reference's force at j₀. Drag over the curves to zoom.`;
 }
 
 function panelHeight(count, gap, bottom) {
   if (innerWidth <= 980) return 128;
   const used = $('curves').offsetTop + $('bar').offsetHeight + document.querySelector('header').offsetHeight + bottom + 42;
-  return clamp((innerHeight - used) / count - gap, 78, 190);
+  return clamp((innerHeight - used) / count - gap, 58, 190);
 }
 
 function drawPanel(panel, { x, scan, curves, middles, last }) {
@@ -127,12 +132,12 @@ function drawPanel(panel, { x, scan, curves, middles, last }) {
   const clip = `clip-${panel.name}`;
   const group = svg('g', { 'data-panel': panel.name });
   group.append(svg('clipPath', { id: clip }, svg('rect', { x: x.from, y: y.to, width: x.to - x.from, height: y.from - y.to })));
-  const axes = drawAxes(x, y, { y: panel.unit || ' ', xTicks: last });
+  const axes = drawAxes(x, y, { beside: [panel.title, panel.unit], xTicks: last });
   group.append(axes);
   if (!last) for (const tick of x.ticks(6)) axes.prepend(svg('line', { class: 'gridline', x1: x(tick.at), x2: x(tick.at), y1: y.to, y2: y.from }));
   const inner = svg('g', { 'clip-path': `url(#${clip})` });
   if (panel.zero && panel.low < 0) inner.append(svg('line', { class: 'guide', x1: x.from, x2: x.to, y1: y(0), y2: y(0) }));
-  if (panel.name === 'force') inner.append(svg('line', { class: 'guide', x1: x.from, x2: x.to, y1: y(DATA.floor), y2: y(DATA.floor) }));
+  if (panel.name === 'force') inner.append(svg('line', { class: 'guide', x1: x.from, x2: x.to, y1: y(DATA.floor), y2: y(DATA.floor) }, svg('title', {}, `changes below ${DATA.floor} eV/Å count as that`)));
   const minimum = x(scan.length[scan.minimum]);
   inner.append(svg('line', { class: 'guide', x1: minimum, x2: minimum, y1: y.to, y2: y.from }));
   for (const curve of curves) {
@@ -161,7 +166,6 @@ function drawPanel(panel, { x, scan, curves, middles, last }) {
       group.append(svg('path', { class: 'mark', 'data-potential': curve.p, 'data-frame': curve.worst, 'data-slope': curve.slope[curve.worst], d: 'M0,-6.5L6.5,0L0,6.5L-6.5,0Z', transform: `translate(${x(at)},${y(curve.slope[curve.worst])})`, 'stroke-width': 1.6, style: `fill:${colour(curve.p)};stroke:var(--card)` }));
     }
   }
-  group.append(svg('text', { class: 'label halo', x: x.from + 8, y: top + 14, style: 'font-weight:600' }, panel.title));
   panel.reading = svg('text', { class: 'quiet halo', x: x.to - 4, y: top + 14, 'text-anchor': 'end' });
   group.append(panel.reading);
   if (panel.name === 'energy' && minimum > x.from && minimum < x.to) group.append(svg('text', { class: 'quiet halo', x: minimum + 4, y: y.from - 5 }, 'j₀'));

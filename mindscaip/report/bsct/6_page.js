@@ -19,6 +19,7 @@ function drawOverview() {
   drawSummary();
   drawScatter();
   drawBoxes();
+  markPoints();
   drawTable();
 }
 
@@ -68,8 +69,7 @@ function openScan(index, byUser = false) {
   }
   stop();
   drawDetail();
-  drawScatter();
-  drawBoxes();
+  markPoints();
   markRow();
 }
 
@@ -172,7 +172,7 @@ function start() {
     $(axis).append(...METRICS.map((metric) => html('option', { value: metric.key }, titleOf(metric.key))));
     $(axis).value = state[axis];
     $(axis).addEventListener('change', (event) => { state[axis] = event.target.value; nameMetric(); filter(); });
-    $(`${axis}log`).addEventListener('change', (event) => { state[`${axis}log`] = event.target.checked; drawScatter(); drawBoxes(); });
+    $(`${axis}log`).addEventListener('change', (event) => { state[`${axis}log`] = event.target.checked; drawScatter(); drawBoxes(); markPoints(); });
   }
   nameMetric();
   showMissing();
@@ -190,16 +190,20 @@ function start() {
   addEventListener('hashchange', readAddress);
   filter();
   if (!readAddress()) openScan(state.shown[0]);
-  let last = innerWidth + innerHeight / 1e5;
-  new ResizeObserver(() => {
-    const now = innerWidth + (innerWidth > 980 ? innerHeight / 1e5 : 0);
-    document.documentElement.style.setProperty('--bar', innerWidth > 640 ? `${$('bar').offsetHeight}px` : '0px');
-    if (now === last) return;
-    last = now;
+  // On a phone the height changes whenever the address bar hides: no reason to draw again.
+  const extent = () => `${innerWidth} ${innerWidth > 980 ? innerHeight : 0}`;
+  const measure = () => document.documentElement.style.setProperty('--bar', innerWidth > 640 ? `${$('bar').offsetHeight}px` : '0px');
+  let last = extent();
+  measure();
+  addEventListener('resize', () => {
+    if (extent() === last) return;
+    last = extent();
+    measure();
     drawScatter();
     drawBoxes();
+    markPoints();
     drawDetail();
-  }).observe(document.documentElement);
+  });
   document.documentElement.dataset.ready = 'yes';
 }
 
