@@ -32,7 +32,10 @@ def label_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DATA.h5", help="The store to write.")],
     calculator: Annotated[
-        str, typer.Option(metavar="NAME", help="gfn2-xtb, gfn1-xtb, or ase:module:callable (any ASE calculator).")
+        str,
+        typer.Option(
+            metavar="NAME", help="gfn2-xtb, gfn1-xtb, pyscf or psi4 (or pyscf:FUNCTIONAL/BASIS), ase:module:callable."
+        ),
     ] = "gfn2-xtb",
     temperature: Annotated[float, typer.Option(metavar="K", help="Temperature of the Langevin dynamics.")] = 500.0,
     frames: Annotated[int, typer.Option(metavar="N", help="Labelled frames per molecule.")] = 200,

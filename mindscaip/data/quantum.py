@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 
-from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError
+from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError, unpaired_electrons
 from mindscaip.errors import MindscaipError
 from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV
 
@@ -300,7 +300,13 @@ def _no_warnings() -> Iterator[None]:
 
 def _check_closed_shell(atoms: Atoms, level: str) -> None:
     electrons = int(atoms.numbers.sum())
-    if electrons % 2:
+    unpaired = unpaired_electrons(atoms.numbers)
+    if unpaired and electrons % 2 == 0:
+        raise CalculationError(
+            f"an isolated {atoms.get_chemical_formula()} atom has {unpaired} unpaired electrons; {level} is spin "
+            "restricted and takes closed shells only"
+        )
+    if unpaired:
         raise CalculationError(
             f"{atoms.get_chemical_formula()} has {electrons} electrons; {level} is spin restricted and takes neutral "
             "closed shells only"

@@ -105,10 +105,12 @@ def test_failures_have_their_sentence(monkeypatch):
     calculator = PySCF("hf", "sto-3g")
     with pytest.raises(CalculationError, match="HO has 9 electrons; pyscf:hf/sto-3g is spin restricted"):
         single_point(calculator, molecule("OH"))
+    with pytest.raises(CalculationError, match="an isolated O atom has 2 unpaired electrons"):
+        single_point(calculator, Atoms("O"))
     with pytest.raises(CalculationError, match="without periodic boundaries"):
         single_point(calculator, Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=[5, 5, 5], pbc=True))
     with pytest.raises(CalculationError, match="cannot set up the molecule with sto-3g"):
-        single_point(calculator, Atoms("Pu", [[0, 0, 0]]))
+        single_point(calculator, Atoms("Rn"))
     monkeypatch.setattr("mindscaip.data.quantum.MAX_CYCLES", 1)
     monkeypatch.setattr("mindscaip.data.quantum.TOLERANCE", 1e-14)
     from pyscf.soscf import newton_ah
