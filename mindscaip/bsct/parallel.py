@@ -95,7 +95,7 @@ def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> 
             f"no Dask scheduler answers at {address!r} ({error}); give an address such as tcp://host:8786"
         ) from None
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        if not client.nthreads():
             raise MindscaipError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
         try:
             with client.as_current(), joblib.parallel_config(backend="dask"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,7 +63,16 @@ def candidates(
                 leave_out(record, records.OVERLAPPING, reason)
             else:
                 jobs.append(Job(molecule, bridge, record))
-    return jobs, found
+    names = Counter(job.name for job in jobs)
+    return [_named(job, settings, names) for job in jobs], found
+
+
+def _named(job: Job, settings: BuildSettings, names: Counter[str]) -> Job:
+    """The job, its id made longer where scans from two files have the same one."""
+    if names[job.name] == 1:
+        return job
+    longer = f"{job.record.id}-{job.molecule.source.identity(settings.seed)}"
+    return replace(job, record=replace(job.record, id=longer))
 
 
 def _only(

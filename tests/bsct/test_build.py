@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -168,6 +169,41 @@ def test_no_relax_keeps_the_published_frames(springs, tmp_path):
         assert (scan.smiles, scan.subset) == (published.smiles, published.subset)
     one = build_scans([f"few.h5:{keys[0]}"], "one.h5", settings, workers=1)
     assert (one.num_scans, open_scans("one.h5").keys) == (1, (keys[0],))
+
+
+def test_scans_of_one_name_from_two_files(springs, tmp_path):
+    build_scans(["CO"], "one.h5", BuildSettings(springs, frames=12), workers=1)
+    scan = next(read_scans("one.h5"))
+    write_scans("two.h5", [dataclasses.replace(scan, positions0=scan.positions0 + 1.0)], {})
+    result = build_scans(["one.h5", "two.h5"], "s.h5", BuildSettings(springs, 12, relaxation="none"), workers=1)
+    keys = open_scans("s.h5").keys
+    assert result.num_scans == len(keys) == 2
+    assert all(key.startswith(f"{scan.key}-") for key in keys)
+
+
+def test_pyscf_goes_on_from_saved_orbitals(tmp_path, monkeypatch):
+    pytest.importorskip("pyscf", reason="PySCF is not installed: pip install 'mindscaip[pyscf]'")
+    pytest.importorskip("tblite", reason="tblite is not installed: pip install 'mindscaip[label]'")
+    from mindscaip.data.quantum import PySCF
+
+    settings = BuildSettings("pyscf:hf/sto-3g", frames=10, relaxation="gfn2-xtb")
+    build_scans(["NO"], tmp_path / "whole.h5", settings, workers=1)
+
+    def stop(stage, done, total):
+        if (stage, done) == ("scan", 6):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_scans(["NO"], tmp_path / "s.h5", settings, workers=1, progress=stop)
+    given = []
+    monkeypatch.setattr(PySCF, "set_guess", lambda self, guess, numbers: given.append(guess.shape))
+    assert build_scans(["NO"], tmp_path / "s.h5", settings, workers=1).resumed == 6
+    assert given[0] == (13, 9)
+    whole, again = next(read_scans(tmp_path / "whole.h5")), next(read_scans(tmp_path / "s.h5"))
+    np.testing.assert_allclose(again.energy, whole.energy, atol=1e-5)
+    np.testing.assert_allclose(again.forces, whole.forces, atol=5e-3)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file.attrs["method"].startswith("hf/sto-3g, spin restricted, density fitting")
 
 
 def test_relaxation_with_another_calculator(springs):
