@@ -1,6 +1,6 @@
 """What OpenMM adds to a call of the exported module, and what the neighbour list costs.
 
-``python benchmarks/openmm.py [--preset tiny] [--atoms 50 1000] [--lists 50 1000 10000] [--model model.pt]``
+``python -m benchmarks.openmm [--preset tiny] [--atoms 50 1000] [--lists 50 1000 10000] [--model model.pt]``
 
 Jittered water-like liquids in periodic boxes. "bare" is one call of the module with a finished edge list; "OpenMM" is
 energy and forces from a Context (neighbour list, units, scatter and OpenMM included); both in turns, on one thread, in

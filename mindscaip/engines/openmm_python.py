@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mindscaip.engines.openmm_install import import_openmm
-from mindscaip.engines.openmm_install import sentence_of as _sentence_of
+from mindscaip.engines.openmm_install import import_openmm, sentence_of
 from mindscaip.errors import MindscaipError
 
 
@@ -58,7 +57,7 @@ class PythonEvaluation:
             with torch.inference_mode(False), torch.enable_grad():
                 energy, forces = self._module(positions, box)
         except RuntimeError as error:
-            raise MindscaipError(_sentence_of(error)) from None
+            raise MindscaipError(sentence_of(error)) from None
         return float(energy), forces.cpu().numpy()
 
 
@@ -66,7 +65,7 @@ def python_force(module: torch.jit.ScriptModule, periodic: bool, device: str | N
     """A ``PythonForce`` over the scripted wrapper.
 
     Raises:
-        MindscaipError: this OpenMM has no ``PythonForce`` (it came with OpenMM 8.4).
+        MindscaipError: this OpenMM has no ``PythonForce`` (it came with OpenMM 8.5).
     """
     mm = import_openmm()
     if not hasattr(mm, "PythonForce"):
