@@ -123,14 +123,11 @@ def _to_folder(
         temporary.write_text(record)
     count = resumed = 0
     for scan in readable:
-        try:
-            if (target / scan.key).is_dir():
-                resumed += 1
-            else:
-                write_scan_folder(target, scan)
-            count += 1
-        except ScanError as error:
-            skipped.append((scan.key, str(error)))
+        if (target / scan.key).is_dir():
+            resumed += 1
+        else:
+            write_scan_folder(target, scan)
+        count += 1
     if count == 0:
         reason = f"; the first, {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise MindscaipError(f"{target}: there is no scan to write{reason}")
@@ -140,15 +137,9 @@ def _to_folder(
 def write_scan_folder(root: Path, scan: Scan) -> Path:
     """Write one scan as ``<root>/<bond>/<id>/`` with ``atoms_<k>.xyz``, ``unperturbed.xyz`` and ``partition.npz``.
 
-    Raises:
-        ScanError: bond lengths that are not evenly spaced, which the folder cannot hold.
+    ``partition.npz`` holds the bond length of every frame beside the two ends that the published layout states.
     """
     frames = all_frames(scan)
-    lengths = np.linspace(frames.bond_length[0], frames.bond_length[-1], len(frames.bond_length))
-    if np.abs(lengths - frames.bond_length).max() > LOSSLESS:
-        raise ScanError(
-            f"scan {scan.key}: its bond lengths are not evenly spaced, and the folder layout states only both ends"
-        )
     folder = root / scan.bond / scan.id
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{scan.id}.") as name:
@@ -170,6 +161,7 @@ def write_scan_folder(root: Path, scan: Scan) -> Path:
             labels=scan.fragment_labels.astype(np.int32),
             perturb_range=np.array([frames.bond_length[0], frames.bond_length[-1], len(frames.energy)]),
             unit_vec=axis / np.linalg.norm(axis),
+            bond_length=frames.bond_length,
         )
         os.replace(inside, folder)
     return folder

@@ -9,8 +9,8 @@ Packed HDF5
     ``positions0`` and ``forces0`` (unperturbed), attributes ``smiles``, ``dataset``, ``e0`` (eV, unperturbed).
 Folder
     ``<bond>/<id>/atoms_<k>.xyz`` (extended XYZ with ``energy`` and ``forces``), ``unperturbed.xyz`` and
-    ``partition.npz`` (``bond_index``, ``labels``, ``perturb_range`` = [L_min, L_max, K]); the folder that holds the
-    bonds or its parent may be given.
+    ``partition.npz`` (``bond_index``, ``labels``, ``perturb_range`` = [L_min, L_max, K], optionally ``bond_length``
+    where lengths are not even to the last digit); the folder that holds the bonds or its parent may be given.
 
 Reading is lazy: a scan is read when it is asked for, so that one damaged scan does not spoil the rest.
 """
@@ -497,7 +497,7 @@ class _FolderSet(ScanSet):
             id=name,
             numbers=numbers,
             positions=np.stack([frame.positions for frame in table]),
-            bond_length=np.linspace(low, high, frames),
+            bond_length=partition.get("bond_length", np.linspace(low, high, frames)),
             energy=np.array([frame.energy for frame in table]),
             forces=np.stack([frame.forces for frame in table]),
             bond_index=partition["bond_index"],
@@ -542,6 +542,8 @@ def _read_partition(path: Path, source: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in ("bond_index", "labels", "perturb_range")}
+            if "bond_length" in archive:
+                found["bond_length"] = archive["bond_length"]
     except KeyError as error:
         raise ScanError(f"{source}: partition.npz lacks {str(error).split()[0].strip(chr(39))!r}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):

@@ -171,9 +171,7 @@ def _network(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise MindscaipError(
-            f"{url}: the server answers {error.code} {error.reason}; try later, or {by_hand}"
-        ) from None
+        raise MindscaipError(f"{url}: the server says {error.code} {error.reason}; try later, or {by_hand}") from None
     except urllib.error.URLError as error:
         raise MindscaipError(f"{url} cannot be reached ({error.reason}); without a network, {by_hand}") from None
     except (OSError, EOFError) as error:  # a connection that breaks half-way
@@ -194,6 +192,10 @@ def unpack(
     """
     seen: dict[str, None] = {}
     try:
+        # The end of the archive comes before the checksum, so reading the archive alone would not compare it.
+        with gzip.open(archive) as file:
+            while file.read(BLOCK):
+                pass
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 found = _MEMBER.fullmatch(member.name)

@@ -73,7 +73,7 @@ def test_rows_are_means_sorted_by_a_column(runs):
         assert row["ms_per_geometry"] == pytest.approx(1000 * summary["seconds"] / summary["num_geometries"])
     by_force = compare_runs(runs, sort="force_mae")
     assert [row["potential"] for row in by_force.rows] == ["scaled-0.9", "scaled-0.5"]
-    with pytest.raises(MindscaipError, match="there is no column 'forcemae'.*did you mean 'force_mae'"):
+    with pytest.raises(MindscaipError, match=r"there is no column 'forcemae'.*did you mean 'force_mae'"):
         compare_runs(runs, sort="forcemae")
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_run(data, runs, tmp_path):
     with pytest.raises(MindscaipError, match="is not the folder of a run"):
         compare_runs([tmp_path])
     (runs[0] / "summary.json").write_text("{}")
-    with pytest.raises(MindscaipError, match="summary.json is damaged"):
+    with pytest.raises(MindscaipError, match=r"summary\.json is damaged"):
         compare_runs(runs)
     (runs[0] / "summary.json").unlink()
     with pytest.raises(MindscaipError, match="not finished"):

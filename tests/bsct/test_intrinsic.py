@@ -172,8 +172,8 @@ def test_a_planted_well_is_found_by_both_metrics_where_it_is(tmp_path, dense):
     scans = open_scans(FIXTURE)
     key = next(key for key in scans.keys if key.startswith("C-O"))
     place = 0.8 * scans.load(key).bond_length[-1]
-    clean = score_scans(Wrapped(0.3, 0.05, {}), scans, dense=dense, keys=scans.keys[:4] + (key,))
-    planted = score_scans(Wrapped(0.3, 0.05, {key: place}), scans, tmp_path, dense=dense, keys=scans.keys[:4] + (key,))
+    clean = score_scans(Wrapped(0.3, 0.05, {}), scans, dense=dense, keys=(*scans.keys[:4], key))
+    planted = score_scans(Wrapped(0.3, 0.05, {key: place}), scans, tmp_path, dense=dense, keys=(*scans.keys[:4], key))
     for row, before in zip(planted.rows, clean.rows, strict=True):
         if f"{row.bond}/{row.id}" == key:
             # The force of the well is steepest within a few widths of its middle.
