@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindscaip.contract import ExportedModel
-from mindscaip.engines.batched import as_exported
+from mindscaip.engines.batched import as_exported, first_line
 from mindscaip.engines.openmm_files import (
     PotentialInSystem,
     check_model,
@@ -149,33 +149,53 @@ def torch_force(
 def create_system(
     topology_or_numbers: openmm.app.Topology | Sequence[int] | np.ndarray,
     model: str | os.PathLike | ExportedModel,
+    *,
+    box: Any = None,
+    periodic: bool | None = None,
     **options: Any,
 ) -> openmm.System:
     """A ``System`` with the model as its only force.
 
-    Masses and box are those of the topology; atomic numbers alone give standard masses and leave OpenMM's default box.
+    Masses and box are those of the topology; atomic numbers alone give standard masses and need ``box`` to be periodic.
     Without constraints and without removal of centre-of-mass motion: add OpenMM's own objects for those.
 
     Args:
-        topology_or_numbers, options: as in :func:`torch_force`. Outside ``atoms`` particles feel nothing until other
-            forces are added to the System.
+        box: lattice vectors as rows in nm, ``[3, 3]``, in OpenMM's reduced form (:func:`openmm_box`); None takes those
+            of the topology.
+        topology_or_numbers, periodic, options: as in :func:`torch_force`. Outside ``atoms`` particles feel nothing
+            until other forces are added to the System.
 
     Raises:
-        MindscaipError: as :func:`torch_force`.
+        MindscaipError: as :func:`torch_force`, or a periodic model without box, or a box that OpenMM refuses.
     """
-    force = torch_force(model, topology_or_numbers, **options)
+    numbers, has_box = particles(topology_or_numbers)
+    if box is None and has_box:
+        topology: Any = topology_or_numbers
+        box = topology.getPeriodicBoxVectors()
+    if periodic is None:
+        periodic = box is not None
+    if periodic and box is None:
+        raise MindscaipError(
+            "periodic is True and there is no box, neither in the topology nor in the argument box; "
+            "give box, the lattice vectors in nm, or periodic=False"
+        )
+    force = torch_force(model, numbers, periodic=periodic, **options)
     mm = import_openmm()
     system = mm.System()
-    if hasattr(topology_or_numbers, "getPeriodicBoxVectors"):
-        topology: Any = topology_or_numbers
-        for atom in topology.atoms():
+    if has_box is not None:
+        for atom in topology_or_numbers.atoms():  # type: ignore[union-attr]
             system.addParticle(atom.element.mass if atom.element is not None else 0.0)
-        box = topology.getPeriodicBoxVectors()
-        if box is not None:
-            system.setDefaultPeriodicBoxVectors(*box)
     else:
-        for number, mass in zip(topology_or_numbers, standard_masses(np.asarray(topology_or_numbers)), strict=True):
+        for number, mass in zip(numbers, standard_masses(numbers), strict=True):
             system.addParticle(float(mass) if number > 0 else 0.0)
+    if box is not None:
+        try:
+            system.setDefaultPeriodicBoxVectors(*box)
+        except Exception as error:  # whatever OpenMM's binding makes of a thing that is no box
+            raise MindscaipError(
+                f"OpenMM refuses the box ({first_line(error)}); give three vectors in nm in its reduced form, "
+                "which mindscaip.engines.openmm.openmm_box makes of any cell"
+            ) from None
     system.addForce(force)
     return system
 

@@ -180,9 +180,8 @@ def test_the_program_gives_the_trajectory_of_python(
 
 def test_the_program_in_a_small_triclinic_cell(program: Path, toy: Path, tmp_path: Path) -> None:
     structure = structures()["triclinic cell smaller than the cutoff"]
-    system = create_system(structure.numbers, toy, periodic=True)
-    rows = structure.cell / NM_TO_ANGSTROM
-    system.setDefaultPeriodicBoxVectors(*(mm.Vec3(*row) for row in rows))
+    system = create_system(structure.numbers, toy, box=structure.cell / NM_TO_ANGSTROM)
+    assert system.usesPeriodicBoundaryConditions()
     context = mm.Context(system, mm.VerletIntegrator(0.001), mm.Platform.getPlatformByName("Reference"))
     context.setPositions(structure.positions / NM_TO_ANGSTROM)
     for name, thing in (("system", system), ("state", context.getState(positions=True))):

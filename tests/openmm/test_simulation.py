@@ -199,9 +199,23 @@ def test_a_hundred_barostat_moves(name: str, kind: str, toy: Path) -> None:
 
 
 def test_periodic_model_without_a_box(toy: Path) -> None:
-    """The default box of OpenMM is nobody's choice: a periodic force wants one from the topology."""
+    """The default box of OpenMM is nobody's choice: a periodic force wants one from its user."""
+    structure = CASES["molecule"]
+    for particles in (topology_of(structure), structure.numbers):
+        with pytest.raises(MindscaipError, match="periodic is True and there is no box"):
+            engine.create_system(particles, toy, periodic=True)
+        with pytest.raises(MindscaipError, match=r"OpenMM refuses the box .*openmm_box"):
+            engine.create_system(particles, toy, box=[[1.0, 0, 0], [0.9, 1.0, 0], [0, 0, 1.0]])
+        with pytest.raises(MindscaipError, match="OpenMM refuses the box"):
+            engine.create_system(particles, toy, box=[1.0, 1.0])
+        system = engine.create_system(particles, toy, box=np.eye(3))
+        assert system.usesPeriodicBoundaryConditions()
+        assert system.getDefaultPeriodicBoxVectors()[2][2]._value == 1.0
+        part = Structure(structure.numbers, structure.positions, np.eye(3) * 10.0, np.ones(3, bool))
+        energy = energy_and_forces(system, structure.positions, "CPU")[0]
+        assert abs(energy - ase_results(part, toy)[0]) < 1e-9 * len(part)
     with pytest.raises(MindscaipError, match="periodic is True and the topology has no box"):
-        engine.create_system(topology_of(CASES["molecule"]), toy, periodic=True)
+        engine.torch_force(toy, topology_of(structure), periodic=True)
 
 
 def test_auto_falls_back_and_says_so_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
