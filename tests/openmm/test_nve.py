@@ -152,3 +152,12 @@ def test_mistakes(toy: Path) -> None:
         run_nve(toy, structure, still + np.inf, 0.5, 10)
     with pytest.raises(MindscaipError, match="not finite"):
         run_nve(toy, structure, still + 1e200, 1e200, 10)
+
+
+def test_both_backends_give_one_trajectory(toy: Path) -> None:
+    structure = CASES["periodic liquid"]
+    velocities = thermal(structure, 300.0)
+    first, second = (run_nve(toy, structure, velocities, 0.5, 20, 5, "CPU", backend) for backend in ("torch", "python"))
+    np.testing.assert_allclose(first.positions, second.positions, atol=1e-11, rtol=0)
+    np.testing.assert_allclose(first.total_eV, second.total_eV, atol=1e-10, rtol=0)
+    assert first.engine == second.engine

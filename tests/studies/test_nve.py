@@ -117,3 +117,21 @@ def test_starts(tmp_path):
     (tmp_path / "bad.xyz").write_text("3\n\nO 0 0\n")
     with pytest.raises(MindscaipError, match="cannot read"):
         read_start(str(tmp_path / "bad.xyz"))
+
+
+@pytest.mark.parametrize("engine", ["ase", "openmm"])
+def test_a_start_that_cannot_be(engine: str, tmp_path):
+    """The same sentences from every engine, before anything is computed."""
+    if engine == "openmm":
+        pytest.importorskip("openmm")
+    model = write_toy(tmp_path / "toy.pt")
+    still = np.zeros((3, 3))
+    for velocities, timestep, steps, every, sentence in (
+        (still[:2], 0.5, 1, 1, r"velocities have shape \(2, 3\)"),
+        (still * np.nan, 0.5, 1, 1, "velocities hold a value that is not finite"),
+        (still, -0.5, 1, 1, "timestep -0.5"),
+        (still, 0.5, -1, 1, "steps -1"),
+        (still, 0.5, 1, 0, "every 0"),
+    ):
+        with pytest.raises(MindscaipError, match=sentence):
+            run_nve(engine, model, WATER, velocities, timestep, steps, every)
