@@ -440,6 +440,8 @@ def _with_density(scan: Scan, saved: ScanPrediction, dense: int) -> ScanPredicti
     shared = (saved.energy, saved.forces, saved.seconds, saved.fingerprint)
     if dense == 0:
         return ScanPrediction(*shared)
+    if dense == 1 and saved.dense == 0 and scan.frame_index[-1] - scan.frame_index[0] + 1 == len(scan):
+        return ScanPrediction(*shared, 1, saved.energy, saved.forces)  # the frames are the path
     if saved.path_energy is None or saved.path_forces is None or saved.dense % dense:
         return None
     step = saved.dense // dense
