@@ -29,8 +29,8 @@ from mindscaip.report.bsct_molecule import Drawing, draw_molecule
 NOT_METRICS = ("bond", "id", "formula", "smiles", "num_atoms", "num_frames", "num_dropped", "dense")
 PLACE = "_bond_length"
 """Ends the name of a column that says where along the bond the maximum of a metric sits."""
-MARKED = "fsd"
-"""The metric whose step is marked in the curves."""
+MARKED, MARKED_INTRINSIC = "fsd", "fsd_intrinsic"
+"""The metrics whose places are marked in the curves."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class IntrinsicCurve:
         frames: at the frames, ``[K]``.
         between: the value of largest magnitude between each frame and the next, ``[K - 1]``.
         place: where that is, 0 at the frame and 1 at the next, ``[K - 1]``.
+        worst: bond length in A of the largest magnitude according to the scores; -1 without one.
     """
 
     frames: np.ndarray
     between: np.ndarray
     place: np.ndarray
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -271,13 +273,15 @@ def _curves(scan: Scan, run: Run, j0: int) -> tuple[Curves | None, str]:
     shapes = (np.shape(prediction.energy), np.shape(prediction.forces))
     if prediction.fingerprint != scan.fingerprint() or shapes != (scan.energy.shape, scan.forces.shape):
         return None, "its prediction is for another scan of this name"
-    place = run.rows.get(scan.key, {}).get(MARKED + PLACE, math.nan)
+    row = run.rows.get(scan.key, {})
+    place = row.get(MARKED + PLACE, math.nan)
     middles = 0.5 * (scan.bond_length[1:] + scan.bond_length[:-1])
     worst = -1 if math.isnan(place) else int(np.argmin(np.abs(middles - place)))
-    return _relative(scan, prediction.energy, prediction.forces, j0, worst, _intrinsic(scan, prediction)), ""
+    intrinsic = _intrinsic(scan, prediction, row.get(MARKED_INTRINSIC + PLACE, math.nan))
+    return _relative(scan, prediction.energy, prediction.forces, j0, worst, intrinsic), ""
 
 
-def _intrinsic(scan: Scan, prediction: ScanPrediction) -> IntrinsicCurve | None:
+def _intrinsic(scan: Scan, prediction: ScanPrediction, worst: float) -> IntrinsicCurve | None:
     if prediction.path_forces is None:
         return None
     path = scan_path(scan, prediction.dense)
@@ -290,7 +294,9 @@ def _intrinsic(scan: Scan, prediction: ScanPrediction) -> IntrinsicCurve | None:
         first + int(np.argmax(np.abs(difference[first : last + 1]))) for first, last in pairwise(frames.tolist())
     ]
     place = (found.bond_length[extremes] - scan.bond_length[:-1]) / np.diff(scan.bond_length)
-    return IntrinsicCurve(difference[frames], difference[extremes], np.clip(place, 0.0, 1.0))
+    return IntrinsicCurve(
+        difference[frames], difference[extremes], np.clip(place, 0.0, 1.0), -1.0 if math.isnan(worst) else worst
+    )
 
 
 def _relative(

@@ -88,7 +88,7 @@ def sketch(
     if not smiles:
         return None
     with rdBase.BlockLogs():
-        parser = Chem.SmilesParserParams()
+        parser: Any = Chem.SmilesParserParams()
         parser.removeHs = False
         molecule = Chem.MolFromSmiles(smiles, parser)
         if molecule is None:

@@ -174,7 +174,9 @@ def _scan(scan: ScanView) -> dict[str, Any]:
         "dropped": scan.num_dropped,
         "minimum": scan.minimum,
         "worst": [None if curves is None else curves.worst for curves in scan.curves],
-        "intrinsic": [int(curves is not None and curves.intrinsic is not None) for curves in scan.curves],
+        "intrinsic": [
+            None if curves is None or curves.intrinsic is None else curves.intrinsic.worst for curves in scan.curves
+        ],
         "sketch": None
         if sketch is None
         else {

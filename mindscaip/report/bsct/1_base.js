@@ -82,7 +82,7 @@ let value; // value(metric, potential, scan): NaN where there is no score
     scan.curves = POTENTIALS.map((_, p) => {
       if (scan.worst[p] === null) return null;
       const one = { energy: take(scan.frames), change: take(scan.frames), worst: scan.worst[p] };
-      if (scan.intrinsic[p]) Object.assign(one, intrinsicCurve(scan, take(scan.frames), take(scan.frames - 1), takeBytes(scan.frames - 1)));
+      if (scan.intrinsic[p] !== null) Object.assign(one, { worstLength: scan.intrinsic[p] }, intrinsicCurve(scan, take(scan.frames), take(scan.frames - 1), takeBytes(scan.frames - 1)));
       return one;
     });
     scan.numbers = takeInts(scan.atoms);

@@ -60,14 +60,15 @@ class Molecule {
       near = Math.max(near, place[2]);
       far = Math.min(far, place[2]);
     }
-    const fade = (z) => 0.5 + 0.5 * ((z - far) / (near - far || 1));
+    // What is farther away is paler, not transparent.
+    const fade = (colour, z) => `color-mix(in srgb, ${colour} ${Math.round(48 + 52 * ((z - far) / (near - far || 1)))}%, var(--soft))`;
     const parts = [];
     const thick = clamp(scale * 0.15, 1.6, 5);
     for (let b = 0; b < scan.bonds.length; b += 2) {
       const [p, q] = [atoms[scan.bonds[b]], atoms[scan.bonds[b + 1]]];
       const [mx, my, z] = [(p.x + q.x) / 2, (p.y + q.y) / 2, (p.z + q.z) / 2];
       for (const end of [p, q]) {
-        parts.push([z - 0.2, svg('line', { x1: end.x, y1: end.y, x2: mx, y2: my, 'stroke-width': thick, 'stroke-linecap': 'round', opacity: fade(z), style: `stroke:color-mix(in srgb, ${end.kind[1]} 72%, var(--axis))` })]);
+        parts.push([z - 0.2, svg('line', { x1: end.x, y1: end.y, x2: mx, y2: my, 'stroke-width': thick, 'stroke-linecap': 'round', style: `stroke:${fade(end.kind[0] === 'H' ? '#b9c2cc' : end.kind[1], z)}` })]);
       }
     }
     const [a, b] = [atoms[scan.ends[0]], atoms[scan.ends[1]]];
@@ -76,8 +77,8 @@ class Molecule {
     for (const atom of atoms) {
       const radius = Math.max(atom.kind[2] * scale, 2.6);
       const marked = atom.i === scan.ends[0] || atom.i === scan.ends[1];
-      const ball = svg('g', { opacity: marked ? 1 : fade(atom.z) },
-        svg('circle', { cx: atom.x, cy: atom.y, r: radius, fill: atom.kind[1], style: `stroke:${marked ? 'var(--mark)' : '#2b3440'}`, 'stroke-width': marked ? 2.2 : 0.7 }),
+      const ball = svg('g', {},
+        svg('circle', { cx: atom.x, cy: atom.y, r: radius, style: `fill:${marked ? atom.kind[1] : fade(atom.kind[1], atom.z)};stroke:${marked ? 'var(--mark)' : fade('#3b4654', atom.z)}`, 'stroke-width': marked ? 2.2 : 0.7 }),
         svg('circle', { cx: atom.x - radius * 0.3, cy: atom.y - radius * 0.34, r: radius * 0.3, fill: '#fff', opacity: 0.28 }));
       if (radius > 5.5 && atom.kind[0] !== 'H' && atom.kind[0] !== 'C') {
         ball.append(svg('text', { x: atom.x, y: atom.y, dy: '0.35em', 'text-anchor': 'middle', style: `fill:#fff;font-size:${(radius * (atom.kind[0].length > 1 ? 1 : 1.25)).toFixed(1)}px;font-weight:650` }, atom.kind[0]));

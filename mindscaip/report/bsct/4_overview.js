@@ -187,15 +187,17 @@ function sortShown() {
   });
 }
 
+const classOf = (column) => [column.text ? 'text' : '', ['formula', 'atoms'].includes(column.key) ? 'extra' : ''].join(' ').trim() || null;
+
 function drawTable() {
   const columns = tableColumns();
-  const head = columns.map((column) => html('th', { scope: 'col', class: column.text ? 'text' : null, title: column.p === undefined ? null : column.label, 'aria-sort': state.sort.column === column.key ? (state.sort.descending ? 'descending' : 'ascending') : null },
+  const head = columns.map((column) => html('th', { scope: 'col', class: classOf(column), title: column.p === undefined ? null : column.label, 'aria-sort': state.sort.column === column.key ? (state.sort.descending ? 'descending' : 'ascending') : null },
     html('button', { type: 'button', 'data-column': column.key, onclick: () => sortBy(column) },
       column.p === undefined ? column.label : [glyph(column.p), column.label.length > 12 ? `${column.label.slice(0, 11)}…` : column.label])));
   const body = html('tbody', { onclick: (event) => { const row = event.target.closest('tr'); if (row) openScan(Number(row.dataset.index), true); } });
   for (const s of state.shown) {
     body.append(html('tr', { 'data-index': s, 'data-scan': SCANS[s].key, 'aria-selected': String(s === state.current) },
-      columns.map((column) => html('td', { class: column.text ? 'text' : null, title: column.text ? column.of(s) : null }, column.p === undefined ? String(column.of(s)) : show(column.of(s))))));
+      columns.map((column) => html('td', { class: classOf(column), title: column.text ? column.of(s) : null }, column.p === undefined ? String(column.of(s)) : show(column.of(s))))));
   }
   if (!state.shown.length) body.append(html('tr', {}, html('td', { colspan: columns.length, class: 'note' }, 'No scan matches: clear the search or the bond types (Esc).')));
   $('scans').replaceChildren(html('thead', {}, html('tr', {}, head)), body);

@@ -3,6 +3,7 @@
 const DETAIL = ['fsd', 'fsd_compress', 'fsd_stretch', 'fsd_intrinsic', 'energy_mae', 'energy_mae_shifted', 'force_mae'];
 const LEFT = 96;
 const RIGHT = 12;
+const ENERGY_SHARE = 1.45; // height of the energies over that of the other panels
 const molecule = new Molecule($('molecule'));
 let cursor = null; // moves line, readings and molecule without drawing the curves again
 
@@ -12,7 +13,7 @@ function drawDetail() {
   if (!scan) return;
   $('name').replaceChildren(scan.bond, ' ', html('a', { href: `#${encodeURI(scan.key)}`, title: 'Link to this scan', style: 'color:inherit;text-decoration:none' }, scan.id), html('small', {}, [scan.formula, scan.subset].filter(Boolean).join(' · ')));
   const smiles = scan.plain || scan.smiles;
-  $('smiles').textContent = smiles || 'no SMILES';
+  $('smiles').textContent = `${scan.atoms} atoms, ${scan.frames} frames · ${smiles || 'no SMILES'}`;
   $('smiles').title = scan.smiles;
   document.querySelector('.molecules').classList.toggle('single', !scan.sketch);
   $('sketch').hidden = !scan.sketch;
@@ -34,23 +35,18 @@ function drawScores(scan) {
     const step = curve && curve.worst >= 0 ? 0.5 * (scan.length[curve.worst] + scan.length[curve.worst + 1]) : NaN;
     const cells = [...keys, ...more].map((key) => {
       const x = value(key, p, scan.index);
-      return html('td', { class: key === 'max_log_step' && x > 1 ? 'coarse' : null, title: key === 'max_log_step' && x > 1 ? 'above 1: the grid does not resolve the change' : null, 'data-metric': key }, show(x));
+      return html('td', { class: key === 'max_log_step' && x > 1 ? 'coarse' : null, title: key === 'max_log_step' && x > 1 ? 'above 1: the grid does not resolve the change' : null, 'data-metric': key }, show(x), DATA.references.includes(`${key}_reference`) ? html('small', {}, ` ref ${show(value(`${key}_reference`, p, scan.index))}`) : null);
     });
     cells.splice(1, 0, html('td', {}, Number.isNaN(step) ? '–' : html('button', { type: 'button', title: 'Zoom to the marked step', onclick: () => zoomTo(curve) }, `${step.toFixed(2)} Å`)));
     const absent = POTENTIALS[p].absent[scan.key];
     if (absent) return html('tr', {}, html('td', { title: POTENTIALS[p].title }, glyph(p), POTENTIALS[p].label), html('td', { colspan: cells.length, class: 'text note', title: absent }, Number.isNaN(value('fsd', p, scan.index)) ? 'no score: ' : 'no curves: ', absent));
     return html('tr', {}, html('td', { title: POTENTIALS[p].title }, glyph(p), POTENTIALS[p].label), cells);
   });
-  if (DATA.references.length && visible().length) {
-    // The reference's own values are the same in every run that has a score.
-    const p = visible().find((one) => POTENTIALS[one].scored[scan.index]);
-    rows.unshift(html('tr', { class: 'own' }, html('td', {}, 'reference'), html('td'), html('td'), [...keys, ...more].slice(1).map((key) => html('td', {}, DATA.references.includes(`${key}_reference`) && p !== undefined ? show(value(`${key}_reference`, p, scan.index)) : ''))));
-  }
   head.splice(1, 0, html('th', { scope: 'col', title: 'Bond length at the marked step' }, 'at'));
   $('scores').replaceChildren(html('thead', {}, html('tr', {}, html('th', {}), head)), html('tbody', {}, rows));
   $('scores-box').hidden = !rows.length;
   const lines = [html('span', {}, svg('svg', { width: 26, height: 8 }, svg('line', { x1: 0, x2: 26, y1: 4, y2: 4, 'stroke-width': 4, opacity: 0.38, style: 'stroke:var(--reference)' })), `reference ${DATA.reference}`)];
-  if (rows.length) lines.push(html('span', {}, svg('svg', { width: 14, height: 12 }, svg('rect', { width: 14, height: 12, opacity: 0.25, style: 'fill:var(--p0)' }), svg('path', { d: 'M7,1L12,6L7,11L2,6Z', style: 'fill:var(--p0)' })), 'the step that is the FSD'));
+  if (rows.length) lines.push(html('span', { title: 'R: reference force at the lowest reference energy (j₀). Drag over the curves to zoom.' }, svg('svg', { width: 14, height: 12 }, svg('rect', { width: 14, height: 12, opacity: 0.25, style: 'fill:var(--p0)' }), svg('path', { d: 'M7,1L12,6L7,11L2,6Z', style: 'fill:var(--p0)' })), 'the step that is the FSD'));
   $('legend').replaceChildren(...lines);
 }
 
@@ -103,28 +99,31 @@ function drawCurves() {
   }
   const gap = 9;
   const bottom = 38;
-  const tall = panelHeight(panels.length, gap, bottom);
-  const height = panels.length * (tall + gap) + bottom;
+  const unit = panelHeight(panels.length + ENERGY_SHARE - 1, panels.length * gap + bottom);
+  const heights = panels.map((panel) => Math.round(unit * (panel.name === 'energy' ? ENERGY_SHARE : 1)));
+  const height = heights.reduce((sum, tall) => sum + tall + gap, bottom);
+  let top = 4;
   const x = linearScale(limits[0], limits[1], LEFT, width - RIGHT);
   const picture = svg('svg', { height, viewBox: `0 0 ${width} ${height}` });
   panels.forEach((panel, n) => {
-    const top = n * (tall + gap) + 4;
-    const y = (panel.log ? logScale : linearScale)(panel.low, panel.high, top + tall, top);
+    const y = (panel.log ? logScale : linearScale)(panel.low, panel.high, top + heights[n], top);
     Object.assign(panel, { y, top });
+    top += heights[n] + gap;
     picture.append(drawPanel(panel, { x, scan, curves, middles, last: n === panels.length - 1 }));
   });
   picture.append(svg('text', { class: 'label', x: (LEFT + width - RIGHT) / 2, y: height - 5, 'text-anchor': 'middle' }, `${scan.bond} bond length L (Å)`));
   node.replaceChildren(picture);
   cursor = new Cursor(picture, { x, panels, scan, curves, middles, height: height - bottom });
   $('reset').hidden = !state.zoom;
-  const dropped = scan.dropped ? ` ${scan.dropped} frames without a reference are left out.` : '';
-  $('detail-note').textContent = `${scan.frames} frames, ${scan.atoms} atoms.${dropped} R: the reference's force at j₀. Drag over the curves to zoom.`;
+  $('detail-note').hidden = !scan.dropped;
+  $('detail-note').textContent = `${scan.dropped} frames without a reference are left out.`;
 }
 
-function panelHeight(count, gap, bottom) {
-  if (innerWidth <= 980) return 128;
-  const used = $('curves').offsetTop + $('bar').offsetHeight + document.querySelector('header').offsetHeight + bottom + 42;
-  return clamp((innerHeight - used) / count - gap, 58, 190);
+// As tall as the window leaves room for.
+function panelHeight(count, taken) {
+  if (innerWidth <= 980) return 118;
+  const used = $('curves').offsetTop + $('bar').offsetHeight + document.querySelector('header').offsetHeight + taken + 26;
+  return clamp((innerHeight - used) / count, 54, 190);
 }
 
 function drawPanel(panel, { x, scan, curves, middles, last }) {
@@ -159,14 +158,18 @@ function drawPanel(panel, { x, scan, curves, middles, last }) {
     }
   }
   group.append(inner);
-  if (panel.name === 'slope') {
-    for (const curve of curves) {
-      const at = middles[curve.worst];
-      if (curve.worst < 0 || at < x.low || at > x.high) continue;
-      group.append(svg('path', { class: 'mark', 'data-potential': curve.p, 'data-frame': curve.worst, 'data-slope': curve.slope[curve.worst], d: 'M0,-6.5L6.5,0L0,6.5L-6.5,0Z', transform: `translate(${x(at)},${y(curve.slope[curve.worst])})`, 'stroke-width': 1.6, style: `fill:${colour(curve.p)};stroke:var(--card)` }));
+  const mark = (curve, at, height, data) => {
+    if (at < x.low || at > x.high) return;
+    group.append(svg('path', { class: 'mark', 'data-potential': curve.p, ...data, d: 'M0,-6.5L6.5,0L0,6.5L-6.5,0Z', transform: `translate(${x(at)},${y(height)})`, 'stroke-width': 1.6, style: `fill:${colour(curve.p)};stroke:var(--card)` }));
+  };
+  for (const curve of curves) {
+    if (panel.name === 'slope' && curve.worst >= 0) mark(curve, middles[curve.worst], curve.slope[curve.worst], { 'data-frame': curve.worst, 'data-slope': curve.slope[curve.worst] });
+    if (panel.dense && curve.dense && curve.worstLength > 0) {
+      const k = nearest(curve.denseLength, curve.worstLength);
+      mark(curve, curve.denseLength[k], curve.dense[k], { 'data-length': curve.worstLength, 'data-height': curve.dense[k] });
     }
   }
-  panel.reading = svg('text', { class: 'quiet halo', x: x.to - 4, y: top + 14, 'text-anchor': 'end' });
+  panel.reading = svg('text', { class: 'quiet halo', x: x.to - 8, y: top + 14, 'text-anchor': 'end' });
   group.append(panel.reading);
   if (panel.name === 'energy' && minimum > x.from && minimum < x.to) group.append(svg('text', { class: 'quiet halo', x: minimum + 4, y: y.from - 5 }, 'j₀'));
   return group;
@@ -205,10 +208,7 @@ class Cursor {
   }
 
   frameAt(px) {
-    const length = this.x.invert(px);
-    let best = 0;
-    for (let k = 1; k < this.scan.frames; k++) if (Math.abs(this.scan.length[k] - length) < Math.abs(this.scan.length[best] - length)) best = k;
-    return best;
+    return nearest(this.scan.length, this.x.invert(px));
   }
 
   move(frame) {
@@ -220,7 +220,7 @@ class Cursor {
     this.line.setAttribute('x2', px);
     for (const panel of panels) {
       const step = Math.min(frame, scan.frames - 2);
-      const pick = (curve) => { const ys = panel.of(curve); return panel.dense ? nearestValue(curve, scan.length[frame]) : ys[panel.middles ? step : frame]; };
+      const pick = (curve) => { const ys = panel.of(curve); return panel.dense ? ys[nearest(curve.denseLength, scan.length[frame])] : ys[panel.middles ? step : frame]; };
       const parts = panel.reference ? [svg('tspan', { style: 'fill:var(--reference);font-weight:600' }, show(pick(scan.reference)))] : [];
       for (const curve of curves.filter(panel.of)) parts.push(svg('tspan', { dx: 9, style: `fill:${colour(curve.p)};font-weight:600` }, show(pick(curve))));
       panel.reading.replaceChildren(...parts);
@@ -228,10 +228,10 @@ class Cursor {
   }
 }
 
-function nearestValue(curve, length) {
+function nearest(values, wanted) {
   let best = 0;
-  for (let k = 1; k < curve.dense.length; k++) if (Math.abs(curve.denseLength[k] - length) < Math.abs(curve.denseLength[best] - length)) best = k;
-  return curve.dense[best];
+  for (let k = 1; k < values.length; k++) if (Math.abs(values[k] - wanted) < Math.abs(values[best] - wanted)) best = k;
+  return best;
 }
 
 function setFrame(frame) {
