@@ -28,7 +28,7 @@ HARTREE_FOCK = "hf"
 
 COARSE_GRID, GRID = 1, 3
 """PySCF's levels. Iterations start on the coarse grid, which costs a third; all that is reported is of the fine one."""
-COARSE_TOLERANCE, TOLERANCE = 1e-6, 1e-8
+COARSE_TOLERANCE, TOLERANCE = 1e-8, 1e-8
 """Change of the energy in Hartree between two iterations."""
 MAX_CYCLES = 60
 LEVEL_SHIFT = 0.3
@@ -192,27 +192,32 @@ class PySCF(Calculator):
         except Exception as error:
             raise CalculationError(f"PySCF cannot set up the molecule with {self.basis}: {error}") from error
 
-    def _field(self, molecule: Any, grid: int, tolerance: float) -> Any:
+    def _field(self, molecule: Any, grid: int, tolerance: float, fitted: Any = None) -> Any:
+        """A field to iterate; the fitted integrals of ``fitted`` (another field of the molecule) are used again."""
         pyscf = _pyscf()
         if self.functional == HARTREE_FOCK:
             field = pyscf.scf.RHF(molecule).density_fit()
         else:
             field = pyscf.dft.RKS(molecule, xc=self.functional).density_fit()
             field.grids.level = grid
+        if fitted is not None:
+            field.with_df = fitted.with_df
         field.conv_tol, field.max_cycle, field.chkfile = tolerance, MAX_CYCLES, None
         return field
 
     def _solve(self, molecule: Any, orbitals: np.ndarray | None) -> Any:
         """The converged field, by the cheapest way that converges."""
         starts = [None] if orbitals is None else [_density(molecule, orbitals), None]
+        coarse = None
         for start in starts:
             if self.functional != HARTREE_FOCK:
-                coarse = self._field(molecule, COARSE_GRID, COARSE_TOLERANCE)
+                coarse = self._field(molecule, COARSE_GRID, COARSE_TOLERANCE, coarse)
+                coarse.conv_check = False  # one iteration more, for nothing here
                 coarse.kernel(dm0=start)
                 if not coarse.converged:
                     continue
                 start = coarse.make_rdm1()
-            field = self._field(molecule, GRID, TOLERANCE)
+            field = self._field(molecule, GRID, TOLERANCE, coarse)
             field.kernel(dm0=start)
             if field.converged:
                 return field
