@@ -252,7 +252,7 @@ def resolve_potential(name: str, *, device: str = "cpu", batch_edges: int | None
         MindscaipError: no such name or file; says what is accepted, or what to install.
     """
     if batch_edges is not None and batch_edges < 1:
-        raise MindscaipError(f"batch-edges {batch_edges} is below 1; give the number of edges per call, such as 8192")
+        raise MindscaipError(f"batch-edges {batch_edges} is below 1; give the number of edges per call, such as 2048")
     spec = PotentialSpec(name, device, batch_edges)
     path = Path(name)
     if name in XTB_METHODS or name.startswith(ASE_PREFIX):

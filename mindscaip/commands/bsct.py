@@ -78,7 +78,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     device: Annotated[str, typer.Option(help="Torch device of a model.pt or a short name.")] = "cpu",
     batch_edges: Annotated[
-        int | None, typer.Option(help="Edges per call of a model.pt. [default: 8192 on a CPU, 262144 on a GPU]")
+        int | None, typer.Option(help="Edges per call of a model.pt. [default: 2048 on a CPU, 262144 on a GPU]")
     ] = None,
     workers: Annotated[
         int | None,

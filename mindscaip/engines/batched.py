@@ -20,8 +20,8 @@ from mindscaip.model.derivatives import (
 )
 
 DEFAULT_BATCH_SIZE = 16
-STREAM_EDGES_CPU = 8192
-"""Edges per call of a stream on a CPU: enough that the cost of the calls themselves is small, and within its cache."""
+STREAM_EDGES_CPU = 2048
+"""Edges per call of a stream on a CPU: enough that the calls themselves cost little, few enough for its cache."""
 STREAM_EDGES_GPU = 262144
 
 
