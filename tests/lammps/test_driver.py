@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase import units as ase_units
 
 from mindscaip import units
 from mindscaip.data.structure import Structure
 from mindscaip.engines import lammps as driver
-from mindscaip.engines.lammps import evaluate, read_dump, read_thermo, run_nve, write_data
+from mindscaip.engines.lammps import (
+    evaluate,
+    launch_command,
+    open_universe,
+    read_dump,
+    read_frames,
+    read_thermo,
+    run_nve,
+    write_data,
+)
 from mindscaip.engines.record import standard_masses
 from mindscaip.errors import MindscaipError
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV
 from tests.golden.cases import golden_cases, model_path
-from tests.models import random_structure
+from tests.models import random_structure, write_small_model
 from tests.reference import python_reference
 
 MODEL = model_path("float64")
@@ -173,3 +184,43 @@ def test_missing_plugin(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAMMPS_PLUGIN_PATH", raising=False)
     with pytest.raises(MindscaipError, match="run: mindscaip lammps build"):
         evaluate(MODEL, ETHANOL)
+
+
+def test_two_ranks_follow_one_and_leave_files_that_others_read(plugin: Path, tmp_path: Path) -> None:
+    model = write_small_model(tmp_path / "model.pt")
+    structure = random_structure(24, box=8.0, seed=6)
+    velocities = start(structure, 5)
+    reached: list[tuple[int, int]] = []
+    one = run_nve(model, structure, velocities, 0.5, 30, every=10, threads=1)
+    work = tmp_path / "run"
+    two = run_nve(
+        model, structure, velocities, 0.5, 30, every=10, threads=1, ranks=2, work=work,
+        progress=lambda step, steps: reached.append((step, steps)),
+    )  # fmt: skip
+    assert reached == [(0, 30), (10, 30), (20, 30), (30, 30)]
+    assert np.abs(two.positions - one.positions).max() < 1e-10
+    assert np.abs(two.total_eV - one.total_eV).max() < 1e-9 * len(structure)
+    grid = re.search(r"(\d) by (\d) by (\d) MPI processor grid", (work / "log.lammps").read_text())
+    assert grid is not None
+    assert sorted(grid.groups()) == ["1", "1", "2"]
+
+    frames = read_frames(work)
+    assert len(frames) == 4
+    for atoms, positions, speeds in zip(frames, two.positions, two.velocities, strict=True):
+        assert (atoms.numbers == structure.numbers).all()
+        assert np.abs(atoms.positions - positions).max() < 1e-9
+        assert np.abs(atoms.cell.array - structure.cell).max() < 1e-9
+        assert np.abs(atoms.get_velocities() * ase_units.fs - speeds).max() < 1e-9
+    universe = open_universe(work)
+    assert "".join(universe.atoms.elements) == "".join(structure.symbols)
+    for frame, positions, time in zip(universe.trajectory, two.positions, two.time_fs, strict=True):
+        assert np.abs(frame.positions - positions).max() < 1e-4  # MDAnalysis keeps float32
+        assert frame.time == pytest.approx(time / 1000.0)
+
+
+def test_folders_and_ranks_that_cannot_be(tmp_path: Path) -> None:
+    for reader in (read_frames, open_universe):
+        with pytest.raises(MindscaipError, match=r"holds no in\.lammps; give the work folder of a run"):
+            reader(tmp_path)
+    with pytest.raises(MindscaipError, match="ranks 0 is not a number of MPI ranks"):
+        launch_command(0)
