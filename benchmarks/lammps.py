@@ -1,0 +1,131 @@
+"""Time and memory of ``pair_style mindscaip`` on liquid water, against the bare call of the module.
+
+``python -m benchmarks.lammps [--preset small] [--atoms 200 2000] [--ranks 1 2] [--steps 5]`` prints a table. The
+weights are random, which costs what trained ones cost. Every process uses one thread and wants a core of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from mindscaip.config import load_preset, parse_config
+from mindscaip.contract import load_exported
+from mindscaip.data.structure import Structure
+from mindscaip.engines.lammps import launch_command, write_data
+from mindscaip.export import export_model
+from mindscaip.graph.neighbors import neighbor_list
+from mindscaip.model.backbone import MinDScAIP
+
+MOLECULES = 0.0334
+"""Water molecules per A^3 at 300 K."""
+WARM_UP = 3
+"""TorchScript rewrites a model during its first calls."""
+GEOMETRY = np.array([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]])
+
+
+def water(num_atoms: int) -> Structure:
+    """At least ``num_atoms`` atoms of water at the density of the liquid, on a grid, turned at random."""
+    rng = np.random.default_rng(0)
+    count = -(-num_atoms // 3)
+    edge = (count / MOLECULES) ** (1 / 3)
+    side = int(np.ceil(count ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    places = grid[rng.permutation(len(grid))[:count]] * (edge / side)
+    turns = np.linalg.qr(rng.normal(size=(count, 3, 3)))[0]
+    positions = (places[:, None] + GEOMETRY @ turns).reshape(-1, 3)
+    return Structure(np.tile([8, 1, 1], count), positions, np.eye(3) * edge, np.full(3, True))
+
+
+def write_model(path: Path, preset: str, dtype: str) -> None:
+    config = parse_config(load_preset(preset)).model
+    torch.manual_seed(0)
+    model = MinDScAIP(config, ["H", "O"], {"H": -13.5, "O": -2038.0})
+    export_model(model, path, elements=["H", "O"], k=config.graph.k, dtype=dtype, metadata={"kind": "random weights"})
+
+
+def bare_call(path: Path, structure: Structure, steps: int) -> float:
+    """Seconds of one call of the module, without list, conversion or forces."""
+    torch.set_num_threads(1)
+    exported = load_exported(path)
+    edges = neighbor_list(structure, exported.contract.list_cutoff)
+    arguments = [torch.from_numpy(part) for part in (structure.numbers, edges.index, edges.vectors)]
+    for _ in range(WARM_UP):
+        exported.module(*arguments)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        exported.module(*arguments)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def lammps_run(path: Path, structure: Structure, ranks: int, steps: int) -> dict[str, float]:
+    """Seconds per step of each section, and the peak memory of the first rank in GB."""
+    with tempfile.TemporaryDirectory(prefix="mindscaip-benchmark-") as name:
+        folder = Path(name)
+        types = write_data(folder / "water.data", structure)
+        script = f"""units metal
+read_data water.data
+pair_style mindscaip '{path}' timing yes
+pair_coeff * * {" ".join(types)}
+velocity all create 300.0 1
+timestep 0.0005
+fix integrate all nve
+run {WARM_UP}
+run {steps} pre no post yes
+shell "grep VmHWM /proc/$PPID/status > memory.txt"
+"""
+        (folder / "in.lammps").write_text(script)
+        command = [*launch_command(ranks), "-in", "in.lammps", "-log", "log.lammps", "-nocite"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        log = (folder / "log.lammps").read_text()
+        tables = log.split("pair_style mindscaip: ")
+        found = {name: float(value) / steps for name, value in re.findall(r"(\w+) +\|[^|]+\| (\S+)", tables[-1])}
+        loops = re.findall(r"Loop time of (\S+) on", log)
+        peak = float((folder / "memory.txt").read_text().split()[1]) / 1e6
+    sections = {name: found[name] for name in ("graph", "model", "exchange")}
+    return {**sections, "step": float(loops[-1]) / steps, "peak_gb": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--atoms", nargs="*", type=int, default=[200, 2000])
+    parser.add_argument("--ranks", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--steps", type=int, default=5)
+    arguments = parser.parse_args()
+    columns = ["atoms", "ranks", "bare call (s)", "step (s)", "graph + forces (s)", "model (s)", "exchange (s)"]
+    columns += ["overhead", "speed-up", "memory of a rank (GB)"]
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    with tempfile.TemporaryDirectory(prefix="mindscaip-benchmark-") as name:
+        path = Path(name) / "model.pt"
+        write_model(path, arguments.preset, arguments.dtype)
+        for num_atoms in arguments.atoms:
+            structure = water(num_atoms)
+            bare = bare_call(path, structure, arguments.steps)
+            alone = 0.0
+            for ranks in arguments.ranks:
+                m = lammps_run(path, structure, ranks, arguments.steps)
+                alone = m["step"] if ranks == 1 else alone
+                overhead = f"{100 * (m['step'] / bare - 1):.1f} %" if ranks == 1 else ""
+                faster = f"{alone / m['step']:.2f}" if alone and ranks > 1 else ""
+                values = [f"{len(structure)}", f"{ranks}", f"{bare:.3f}", f"{m['step']:.3f}", f"{m['graph']:.4f}"]
+                values += [f"{m['model']:.3f}", f"{m['exchange']:.3f}", overhead, faster, f"{m['peak_gb']:.2f}"]
+                print("| " + " | ".join(values) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
