@@ -75,14 +75,18 @@ let value; // value(metric, potential, scan): NaN where there is no score
   const take = (count) => curves.subarray(curve, (curve += count));
   const takeBytes = (count) => places.subarray(place, (place += count));
   const takeInts = (count) => molecules.subarray(atom, (atom += count));
-  const coordinates = (n) => Float32Array.from(takeInts(3 * n), (x) => x * DATA.coordinate_unit);
+  const coordinates = (n) => {
+    const places = new Float32Array(takeInts(3 * n));
+    for (let k = 0; k < places.length; k++) places[k] *= DATA.coordinate_unit;
+    return places;
+  };
   for (const scan of SCANS) {
     scan.length = take(scan.frames);
     scan.reference = { energy: take(scan.frames), change: take(scan.frames) };
     scan.curves = POTENTIALS.map((_, p) => {
       if (scan.worst[p] === null) return null;
       const one = { energy: take(scan.frames), change: take(scan.frames), worst: scan.worst[p] };
-      if (scan.intrinsic[p] !== null) Object.assign(one, { worstLength: scan.intrinsic[p] }, intrinsicCurve(scan, take(scan.frames), take(scan.frames - 1), takeBytes(scan.frames - 1)));
+      if (scan.intrinsic[p] !== null) one.packed = [take(scan.frames), take(scan.frames - 1), takeBytes(scan.frames - 1), scan.intrinsic[p]];
       return one;
     });
     scan.numbers = takeInts(scan.atoms);
@@ -98,7 +102,9 @@ let value; // value(metric, potential, scan): NaN where there is no score
 }
 
 // The difference of the intrinsic metric: its values at the frames, and between two frames its extreme.
-function intrinsicCurve(scan, frames, between, places) {
+function intrinsicCurve(scan, curve) {
+  if (!curve.packed) return {};
+  const [frames, between, places, worstLength] = curve.packed;
   const [at, ys] = [[], []];
   for (let k = 0; k < scan.frames; k++) {
     at.push(scan.length[k]);
@@ -107,7 +113,7 @@ function intrinsicCurve(scan, frames, between, places) {
     at.push(scan.length[k] + (places[k] / 255) * (scan.length[k + 1] - scan.length[k]));
     ys.push(between[k]);
   }
-  return { denseLength: Float32Array.from(at), dense: Float32Array.from(ys) };
+  return { denseLength: Float32Array.from(at), dense: Float32Array.from(ys), worstLength };
 }
 
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);

@@ -111,7 +111,7 @@ function drawAxes(x, y, titles = {}) {
   if (titles.x) group.append(svg('text', { class: 'label', x: (left + right) / 2, y: bottom + 32, 'text-anchor': 'middle' }, titles.x));
   if (titles.beside) {
     // In the margin, where no curve runs through it.
-    group.append(svg('text', { class: 'label', x: 0, y: (top + bottom) / 2 - 1, style: 'font-weight:650' }, titles.beside[0]));
+    group.append(svg('text', { class: 'label', x: 0, y: (top + bottom) / 2 - 1, style: 'font-weight:650' }, titles.beside[0], svg('title', {}, titles.beside[2] || '')));
     group.append(svg('text', { class: 'quiet', x: 0, y: (top + bottom) / 2 + 13 }, titles.beside[1]));
   }
   if (titles.y) {

@@ -78,10 +78,11 @@ class Molecule {
       const radius = Math.max(atom.kind[2] * scale, 2.6);
       const marked = atom.i === scan.ends[0] || atom.i === scan.ends[1];
       const ball = svg('g', {},
-        svg('circle', { cx: atom.x, cy: atom.y, r: radius, style: `fill:${marked ? atom.kind[1] : fade(atom.kind[1], atom.z)};stroke:${marked ? 'var(--mark)' : fade('#3b4654', atom.z)}`, 'stroke-width': marked ? 2.2 : 0.7 }),
-        svg('circle', { cx: atom.x - radius * 0.3, cy: atom.y - radius * 0.34, r: radius * 0.3, fill: '#fff', opacity: 0.28 }));
+        svg('circle', { cx: atom.x, cy: atom.y, r: radius, style: `fill:${marked ? atom.kind[1] : fade(atom.kind[1], atom.z)};stroke:${marked ? 'var(--mark)' : fade('#3b4654', atom.z)}`, 'stroke-width': marked ? 2.2 : 0.7 }));
       if (radius > 5.5 && atom.kind[0] !== 'H' && atom.kind[0] !== 'C') {
         ball.append(svg('text', { x: atom.x, y: atom.y, dy: '0.35em', 'text-anchor': 'middle', style: `fill:#fff;font-size:${(radius * (atom.kind[0].length > 1 ? 1 : 1.25)).toFixed(1)}px;font-weight:650` }, atom.kind[0]));
+      } else {
+        ball.append(svg('circle', { cx: atom.x - radius * 0.3, cy: atom.y - radius * 0.34, r: radius * 0.3, fill: '#fff', opacity: 0.28 }));
       }
       parts.push([atom.z, ball]);
     }
@@ -92,7 +93,7 @@ class Molecule {
 
 // The view from which most is seen: a large picture, the bond in its plane, few atoms behind each other.
 function bestAxes(scan, width, height) {
-  const steps = 9;
+  const steps = 7;
   let best = null;
   let most = -1;
   for (let a = 0; a < steps; a++) {
@@ -117,17 +118,21 @@ function viewScore(scan, axes, width, height) {
       reach[c] = Math.max(reach[c], Math.abs(p), Math.abs(q));
       return (p + q) / 2;
     });
-    if (scan.numbers[i] !== 1) places.push(place);
+    places.push(place);
   }
   const scale = Math.min(width / 2 / reach[0], height / 2 / reach[1], 46);
   const [i, j] = scan.ends;
   const along = [0, 1, 2].map((c) => at(scan.last, j, c) - at(scan.last, i, c));
   const flat = Math.hypot(along[0], along[1]) / (Math.hypot(...along) || 1);
+  // Atoms behind each other, and worse: in front of or behind the scanned bond.
   let hidden = 0;
-  for (let p = 0; p < places.length; p++) {
-    for (let q = 0; q < p; q++) if ((places[p][0] - places[q][0]) ** 2 + (places[p][1] - places[q][1]) ** 2 < 0.3) hidden++;
-  }
-  return (scale * (0.35 + 0.65 * flat)) / (1 + 1.5 * hidden / (places.length || 1));
+  const near = (p, q, reach2) => (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2 < reach2;
+  const middle = [0, 1].map((c) => (places[i][c] + places[j][c]) / 2);
+  places.forEach((place, p) => {
+    if (p !== i && p !== j) for (const spot of [places[i], places[j], middle]) if (near(place, spot, 0.55)) hidden += 0.12 * places.length;
+    if (scan.numbers[p] !== 1) for (let q = 0; q < p; q++) if (scan.numbers[q] !== 1 && near(place, places[q], 0.3)) hidden++;
+  });
+  return (scale * (0.35 + 0.65 * flat)) / (1 + (3 * hidden) / places.length);
 }
 
 function eulerAxes(a, b, c) {

@@ -70,10 +70,10 @@ function drawScatter() {
   const x = scaleOf(all.map((point) => point.vx), state.xlog, 56, width - 10);
   const y = scaleOf(all.map((point) => point.vy), state.ylog, height - 42, 8);
   for (const point of all) Object.assign(point, { x: x(point.vx), y: y(point.vy) });
-  const dots = svg('g', { class: 'dots' });
+  const dots = svg('g', { class: 'dots', 'fill-opacity': 0.55 });
   // Potentials in turns, so that none lies wholly on top of another.
   for (const point of [...all].sort((a, b) => a.s - b.s || a.p - b.p)) {
-    dots.append(svg('path', { d: shape(point.p), transform: `translate(${point.x.toFixed(1)},${point.y.toFixed(1)}) scale(${all.length > 900 ? 0.72 : 0.88})`, style: `fill:${colour(point.p)}`, 'fill-opacity': 0.55, 'data-scan': SCANS[point.s].key, 'data-potential': point.p }));
+    dots.append(svg('path', { d: shape(point.p), transform: `translate(${point.x.toFixed(1)},${point.y.toFixed(1)}) scale(${all.length > 900 ? 0.72 : 0.88})`, class: `c${point.p % 8}`, 'data-scan': SCANS[point.s].key, 'data-potential': point.p }));
   }
   const picture = svg('svg', { height, viewBox: `0 0 ${width} ${height}` },
     drawAxes(x, y, { x: titleOf(state.x), y: titleOf(state.y) }), dots);
@@ -157,8 +157,8 @@ function drawBoxes() {
       svg('rect', { x: centre - half, width: 2 * half, y: third, height: Math.max(first - third, 1), 'fill-opacity': 0.16, 'stroke-width': 1.2 }),
       svg('path', { d: `M${centre - half},${middle}h${2 * half}`, 'stroke-width': 2.6 })));
   }
-  const dots = svg('g');
-  for (const point of points) dots.append(svg('circle', { cx: point.x.toFixed(1), cy: point.y.toFixed(1), r: 1.7, style: `fill:${colour(point.p)}`, 'fill-opacity': 0.5 }));
+  const dots = svg('g', { 'fill-opacity': 0.5 });
+  for (const point of points) dots.append(svg('circle', { cx: point.x.toFixed(1), cy: point.y.toFixed(1), r: 1.7, class: `c${point.p % 8}` }));
   picture.append(dots);
   node.replaceChildren(picture);
   marked.boxes = { picture, points, size: 1.2 };
@@ -187,7 +187,7 @@ function sortShown() {
   });
 }
 
-const classOf = (column) => [column.text ? 'text' : '', ['formula', 'atoms'].includes(column.key) ? 'extra' : ''].join(' ').trim() || null;
+const classOf = (column) => [column.text ? 'text' : '', ['formula', 'atoms'].includes(column.key) ? `extra ${column.key}` : ''].join(' ').trim() || null;
 
 function drawTable() {
   const columns = tableColumns();

@@ -76,7 +76,7 @@ function drawCurves() {
   const width = node.clientWidth;
   if (!scan || !width) return;
   const potentials = visible().filter((p) => scan.curves[p]);
-  const curves = potentials.map((p) => ({ p, ...scan.curves[p] }));
+  const curves = potentials.map((p) => ({ p, ...scan.curves[p], ...intrinsicCurve(scan, scan.curves[p]) }));
   for (const curve of curves) {
     curve.ratio = logRatio(scan, curve);
     curve.slope = slopes(scan, curve.ratio);
@@ -86,16 +86,16 @@ function drawCurves() {
   const middles = Float32Array.from({ length: scan.frames - 1 }, (_, k) => 0.5 * (scan.length[k] + scan.length[k + 1]));
   const changes = range([scan.reference, ...curves].flatMap((curve) => inside(curve.change, scan.length)), true);
   const panels = [
-    { name: 'energy', title: 'E − E(j₀)', unit: 'eV', of: (c) => c.energy, reference: true, ...energyRange(scan, curves, limits) },
-    { name: 'force', title: '|F − R|', unit: 'eV/Å', of: (c) => c.change, reference: true, log: true, low: Math.max(changes.low, 0.1), high: Math.max(changes.high, 10) },
+    { name: 'energy', title: 'E − E(j₀)', unit: 'eV', help: 'each relative to its own energy at j₀, the frame of lowest reference energy', of: (c) => c.energy, reference: true, ...energyRange(scan, curves, limits) },
+    { name: 'force', title: '|F − R|', unit: 'eV/Å', help: 'change of the forces from R, the force of the reference at its lowest energy (j₀)', of: (c) => c.change, reference: true, log: true, low: Math.max(changes.low, 0.1), high: Math.max(changes.high, 10) },
   ];
   if (curves.length) {
-    panels.push({ name: 'ratio', title: 'l', unit: 'log-ratio', of: (c) => c.ratio, zero: true, ...range([0, ...curves.flatMap((c) => inside(c.ratio, scan.length))], false, 0.12) });
-    panels.push({ name: 'slope', title: 'dl/dL', unit: '1/Å', of: (c) => c.slope, zero: true, middles: true, ...range([0, ...curves.flatMap((c) => inside(c.slope, middles))], false, 0.14) });
+    panels.push({ name: 'ratio', title: 'log-ratio l', unit: '', help: 'ln s of the potential less that of the reference, s = Σ(F − R)², at least 1 (eV/Å)²', of: (c) => c.ratio, zero: true, ...range([0, ...curves.flatMap((c) => inside(c.ratio, scan.length))], false, 0.12) });
+    panels.push({ name: 'slope', title: 'dl/dL', unit: '1/Å', help: 'slope of the log-ratio; the largest magnitude, marked, is the published FSD', of: (c) => c.slope, zero: true, middles: true, ...range([0, ...curves.flatMap((c) => inside(c.slope, middles))], false, 0.14) });
   }
   for (const panel of panels.slice(2)) if (panel.low === 0) panel.low = -0.06 * panel.high;
   if (curves.some((c) => c.dense)) {
-    panels.push({ name: 'intrinsic', title: 'ΔD', unit: '1/Å, intrinsic', of: (c) => c.dense, dense: true, zero: true, ...range([0, ...curves.filter((c) => c.dense).flatMap((c) => inside(c.dense, c.denseLength))], false, 0.14) });
+    panels.push({ name: 'intrinsic', title: 'intrinsic', unit: '1/Å', help: 'D of the potential less that of the reference, D = d ln(|ΔF|² + (1 eV/Å)²)/dL, each relative to its own force at j₀; the largest magnitude, marked, is the intrinsic FSD', of: (c) => c.dense, dense: true, zero: true, ...range([0, ...curves.filter((c) => c.dense).flatMap((c) => inside(c.dense, c.denseLength))], false, 0.14) });
   }
   const gap = 9;
   const bottom = 38;
@@ -131,7 +131,7 @@ function drawPanel(panel, { x, scan, curves, middles, last }) {
   const clip = `clip-${panel.name}`;
   const group = svg('g', { 'data-panel': panel.name });
   group.append(svg('clipPath', { id: clip }, svg('rect', { x: x.from, y: y.to, width: x.to - x.from, height: y.from - y.to })));
-  const axes = drawAxes(x, y, { beside: [panel.title, panel.unit], xTicks: last });
+  const axes = drawAxes(x, y, { beside: [panel.title, panel.unit, panel.help], xTicks: last });
   group.append(axes);
   if (!last) for (const tick of x.ticks(6)) axes.prepend(svg('line', { class: 'gridline', x1: x(tick.at), x2: x(tick.at), y1: y.to, y2: y.from }));
   const inner = svg('g', { 'clip-path': `url(#${clip})` });

@@ -18,9 +18,16 @@ function matches(scan) {
 function drawOverview() {
   drawSummary();
   drawScatter();
-  drawBoxes();
+  if (document.documentElement.dataset.ready) drawBelow();
   markPoints();
+}
+
+// What is below the first screen; drawn after that when the page opens.
+function drawBelow() {
+  drawBoxes();
   drawTable();
+  markPoints();
+  markRow();
 }
 
 function filter() {
@@ -166,6 +173,7 @@ function start() {
   $('footer').textContent = DATA.footer;
   $('definitions').replaceChildren(...METRICS.filter((metric) => metric.help).flatMap((metric) => [html('dt', {}, titleOf(metric.key)), html('dd', {}, metric.help)]));
   document.body.classList.toggle('alone', !POTENTIALS.length);
+  document.body.classList.toggle('several', POTENTIALS.length > 2);
   $('summary-card').hidden = !POTENTIALS.length && !Object.keys(DATA.unreadable).length;
   $('summary-note').hidden = !POTENTIALS.length;
   for (const axis of ['x', 'y']) {
@@ -204,7 +212,10 @@ function start() {
     markPoints();
     drawDetail();
   });
-  document.documentElement.dataset.ready = 'yes';
+  requestAnimationFrame(() => setTimeout(() => {
+    drawBelow();
+    document.documentElement.dataset.ready = 'yes';
+  }));
 }
 
 function nameMetric() {
