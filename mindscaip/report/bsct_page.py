@@ -141,7 +141,10 @@ def _count(number: int, noun: str) -> str:
 
 def _metric(name: str, definitions: Mapping[str, str]) -> dict[str, str]:
     label, unit, short = METRICS.get(name, (name.replace("_", " "), "", ""))
-    return {"key": name, "label": label, "unit": unit, "short": short or label, "help": definitions.get(name, "")}
+    meaning = definitions.get(name, "")
+    for plain, typeset in (("^2", "²"), ("1/A", "1/Å"), ("eV/A", "eV/Å")):
+        meaning = meaning.replace(plain, typeset)
+    return {"key": name, "label": label, "unit": unit, "short": short or label, "help": meaning}
 
 
 def _first(wanted: Iterable[str], present: list[str]) -> str:

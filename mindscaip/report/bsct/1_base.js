@@ -35,7 +35,7 @@ function show(value, digits = 3) {
 
 function showSeconds(seconds) {
   if (!(seconds >= 0)) return '–';
-  if (seconds < 99.5) return `${show(seconds)} s`;
+  if (seconds < 99.5) return `${show(seconds, 2)} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 100 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }

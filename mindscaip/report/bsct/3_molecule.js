@@ -64,15 +64,23 @@ class Molecule {
     const fade = (colour, z) => `color-mix(in srgb, ${colour} ${Math.round(48 + 52 * ((z - far) / (near - far || 1)))}%, var(--soft))`;
     const parts = [];
     const thick = clamp(scale * 0.15, 1.6, 5);
+    // Bonds start at the rim of an atom, so that those towards the viewer leave its letter free.
+    const surface = (atom, x, y) => {
+      const long = Math.hypot(x - atom.x, y - atom.y) || 1;
+      const share = Math.min(0.85 * Math.max(atom.kind[2] * scale, 2.6), long) / long;
+      return { x1: atom.x + share * (x - atom.x), y1: atom.y + share * (y - atom.y) };
+    };
     for (let b = 0; b < scan.bonds.length; b += 2) {
       const [p, q] = [atoms[scan.bonds[b]], atoms[scan.bonds[b + 1]]];
       const [mx, my, z] = [(p.x + q.x) / 2, (p.y + q.y) / 2, (p.z + q.z) / 2];
       for (const end of [p, q]) {
-        parts.push([z - 0.2, svg('line', { x1: end.x, y1: end.y, x2: mx, y2: my, 'stroke-width': thick, 'stroke-linecap': 'round', style: `stroke:${fade(end.kind[0] === 'H' ? '#b9c2cc' : end.kind[1], z)}` })]);
+        const from = surface(end, mx, my);
+        parts.push([z - 0.2, svg('line', { ...from, x2: mx, y2: my, 'stroke-width': thick, 'stroke-linecap': 'round', style: `stroke:${fade(end.kind[0] === 'H' ? '#b9c2cc' : end.kind[1], z)}` })]);
       }
     }
     const [a, b] = [atoms[scan.ends[0]], atoms[scan.ends[1]]];
-    const scanned = { x1: a.x, y1: a.y, x2: b.x, y2: b.y, 'stroke-linecap': 'round' };
+    const [from, to] = [surface(a, b.x, b.y), surface(b, a.x, a.y)];
+    const scanned = { ...from, x2: to.x1, y2: to.y1, 'stroke-linecap': 'round' };
     parts.push([(a.z + b.z) / 2 - 0.2, svg('line', { ...scanned, class: 'scanned', 'stroke-width': thick * 1.5, 'stroke-dasharray': `${thick * 1.2} ${thick * 2.1}`, style: 'stroke:var(--mark)' })]);
     for (const atom of atoms) {
       const radius = Math.max(atom.kind[2] * scale, 2.6);
