@@ -26,7 +26,7 @@ def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help="Folders written by 'mindscaip bsct score ... -o RUN'; LABEL=RUN names it on the page.",
             show_default=False,
         ),
