@@ -27,12 +27,13 @@ def md_command(
     seed: int = typer.Option(0, help="Of the initial velocities."),
     relax_first: bool = typer.Option(True, "--relax/--no-relax", help="Minimise the energy with the model first."),
     output: Path = typer.Option(Path("md"), "--output", "-o", metavar="DIR", help="Folder of the results."),
+    ranks: int = typer.Option(1, min=1, metavar="N", help="MPI ranks (lammps only)."),
     as_json: bool = typer.Option(False, "--json", help="Print the drift as JSON."),
 ) -> None:
     """Run NVE and report the energy drift; writes DIR/nve.csv (energies) and DIR/trajectory.xyz."""
     from dataclasses import asdict
 
-    from mindscaip.console import console
+    from mindscaip.console import console, progress_bar
     from mindscaip.contract import EnergyWarning, check_elements, energy_warning, load_exported
     from mindscaip.errors import MindscaipError
     from mindscaip.studies.nve import drift, initial_velocities, relax, run_nve
@@ -52,7 +53,13 @@ def md_command(
         if relax_first:
             structure = relax(exported, structure)
         velocities = initial_velocities(structure, temperature, seed)
-        record = run_nve(engine, model, structure, velocities, timestep, steps, every)
+        with progress_bar() as bar:
+            task = bar.add_task("NVE", total=steps)
+            record = run_nve(
+                *(engine, model, structure, velocities, timestep, steps, every),
+                progress=lambda step, _: bar.update(task, completed=step),
+                ranks=ranks,
+            )
     write_record(output, structure, record)
     result = drift(record)
     if as_json:

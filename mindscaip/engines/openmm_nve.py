@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,6 +29,8 @@ def run_nve(
     every: int = 1,
     platform: str = "Reference",
     backend: str = "auto",
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NVERecord:
     """Constant-energy dynamics by velocity Verlet in OpenMM.
 
@@ -46,6 +49,7 @@ def run_nve(
         every: steps between recorded frames; the start is always recorded.
         platform: name of an OpenMM platform.
         backend: as in :func:`mindscaip.engines.openmm.torch_force`.
+        progress: called with the step reached and ``steps`` at each recorded frame.
 
     Returns:
         the record; its ``engine`` names platform and precision.
@@ -106,6 +110,8 @@ def run_nve(
             potential.append(state.getPotentialEnergy()._value / EV_TO_KJ_PER_MOL)
             positions.append(state.getPositions(asNumpy=True)._value @ rotation.T * NM_TO_ANGSTROM)
             speeds.append(state.getVelocities(asNumpy=True)._value @ rotation.T * (NM_TO_ANGSTROM / FS_PER_PS))
+            if progress is not None:
+                progress(done, steps)
             if done + every > steps:
                 break
             integrator.step(every)

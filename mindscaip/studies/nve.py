@@ -118,6 +118,8 @@ def run_nve_ase(
     timestep: float,
     steps: int,
     every: int = 1,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NVERecord:
     """Velocity Verlet in ASE; arguments as those of the other engines (A/fs, fs).
 
@@ -141,6 +143,8 @@ def run_nve_ase(
                 atoms.get_velocities() / ANGSTROM_PER_FS_TO_ASE_VELOCITY,
             )
         )
+        if progress is not None:
+            progress(dynamics.nsteps, steps)
 
     dynamics.attach(record, interval=every)
     dynamics.run(steps)
@@ -179,19 +183,29 @@ def run_nve(
     timestep: float,
     steps: int,
     every: int = 1,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    ranks: int = 1,
 ) -> NVERecord:
     """Run NVE in the engine of that name (``ase``, ``openmm``, ``lammps``): the same start, the same integrator.
 
     Args:
         velocities: A/fs, ``[N, 3]``.
         timestep: fs.
+        progress: called with the step reached and ``steps`` at each recorded frame.
+        ranks: MPI ranks, in LAMMPS only.
 
     Raises:
-        MindscaipError: unknown or missing engine, or a run that fails.
+        MindscaipError: unknown or missing engine, ranks in an engine that has none, or a run that fails.
     """
     if engine not in ENGINES:
         raise MindscaipError(f"no engine named {engine!r}{did_you_mean(engine, ENGINES)}; known: {', '.join(ENGINES)}")
-    return ENGINES[engine](model, structure, velocities, timestep, steps, every)
+    options = {}
+    if ranks != 1:
+        if engine != "lammps":
+            raise MindscaipError(f"{ranks} MPI ranks in {engine}: only lammps runs on several; leave the ranks out")
+        options["ranks"] = ranks
+    return ENGINES[engine](model, structure, velocities, timestep, steps, every, progress=progress, **options)
 
 
 @dataclass(frozen=True)

@@ -135,3 +135,19 @@ def test_a_start_that_cannot_be(engine: str, tmp_path):
     ):
         with pytest.raises(MindscaipError, match=sentence):
             run_nve(engine, model, WATER, velocities, timestep, steps, every)
+
+
+@pytest.mark.parametrize("engine", ["ase", "openmm", "lammps"])
+def test_progress_reaches_the_last_step(engine, tmp_path):
+    model = write_toy(tmp_path / "model.pt")
+    structure = Structure([6, 8], [[0.0, 0, 0], [1.2, 0, 0]])
+    told: list[tuple[int, int]] = []
+    run_nve(engine, model, structure, np.zeros((2, 3)), 0.5, 4, 2, progress=lambda *step: told.append(step))
+    assert told[-1] == (4, 4)
+    assert told == sorted(told)
+
+
+def test_ranks_are_for_lammps_only(tmp_path):
+    model = write_toy(tmp_path / "model.pt")
+    with pytest.raises(MindscaipError, match="2 MPI ranks in openmm: only lammps"):
+        run_nve("openmm", model, Structure([6], np.zeros((1, 3))), np.zeros((1, 3)), 0.5, 1, ranks=2)
