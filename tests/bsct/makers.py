@@ -13,6 +13,7 @@ from mindscaip.bsct.dataset import Scan, displace, make_scan
 
 DATA = Path(os.environ.get("MINDSCAIP_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "bsct"
 FIXTURE = Path(__file__).parents[1] / "data_files" / "bsct-gfn2-small.h5"
+PYSCF_FIXTURE = FIXTURE.with_name("bsct-pyscf-small.h5")
 
 
 def reference_data(name: str) -> Path:
