@@ -73,7 +73,9 @@ def test_frames_do_not_depend_on_the_workers(two_molecules, tmp_path):
 
 
 RUN = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 from mindscaip.data.label import label, read_molecules
 from mindscaip.data.sampling import Sampling
 label(read_molecules(["CO", "O"]), sys.argv[1], workers=2, calculator="ase:label_calculators:Patient",

@@ -14,7 +14,8 @@ import pytest
 from mindscaip.engines.lammps import lmp_command
 from tests.toys import write_toy
 
-TIME_LIMIT = 120  # seconds; a hang fails the test instead of stopping the suite
+# Seconds; a hang fails the test instead of stopping the suite. Long: ranks that wait spin on the cores of others.
+TIME_LIMIT = 600
 
 
 @pytest.fixture(scope="session")
