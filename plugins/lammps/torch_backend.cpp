@@ -5,6 +5,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/script.h>
 #include <torch/version.h>
 
@@ -96,6 +97,9 @@ class TorchBackend : public Backend {
       // The module differentiates inside its own forward. Gradients must be on already when it is called: with them off,
       // TorchScript's optimised second call takes the module's tensors for constants and returns gradients of zero.
       const torch::AutoGradMode with_gradients(true);
+      // The optimising executor keeps far more for the backward pass (three times the memory) and is no faster here.
+      // The flag belongs to the calling thread.
+      torch::jit::setGraphExecutorOptimize(false);
       function();
       return true;
     } catch (const c10::Error &e) {
