@@ -40,19 +40,9 @@ def bump(x: Tensor, reach: float = BUMP_REACH) -> Tensor:
     ``g(u) = exp(-2/(u+1)) / (exp(-2/(u+1)) + exp(-2/(1-u))) = sigmoid(4u / (1-u^2))`` on (-1, 1); with ``u = x/4`` the
     slope at 0 is the sigmoid's 1/4. Exactly 0 for ``x <= -4`` and 1 for ``x >= 4``, infinitely differentiable between.
     """
-    inside = x.abs() < reach
-    y = torch.where(inside, x, torch.zeros_like(x))
-    step = torch.sigmoid(y / (1.0 - (y * (1.0 / reach)) ** 2))
-    return torch.where(inside, step, (x > 0).to(x.dtype))
-
-
-def rising_bump(u: Tensor, reach: float = BUMP_REACH) -> Tensor:
-    """:func:`bump` of ``reach * u`` for ``0 <= u < 1``, in as few operations as possible.
-
-    The margin keeps the quotient finite where ``u`` rounds to 1; it changes the bump by less than 1e-13.
-    """
-    denominator = torch.addcmul(torch.full_like(u[:1], (1.0 + 1e-13) / reach), u, u, value=-1.0 / reach)
-    return torch.sigmoid(u / denominator)
+    # Kept one rounding inside (-1, 1): the quotient stays finite, and the sigmoid of 1e16 is exactly 0 or 1, and flat.
+    u = (x * (1.0 / reach)).clamp(-1.0 + 2.0**-52, 1.0 - 2.0**-52)
+    return torch.sigmoid(x / (1.0 - u * u))
 
 
 def list_cutoff(cutoff: float, d0: float, reach: float = BUMP_REACH) -> float:
@@ -127,12 +117,9 @@ def window_ranks(
     lower = torch.repeat_interleave(place.to(torch.int32), longer)
     upper = torch.arange(1, lower.size(0) + 1, device=device, dtype=torch.int32)
     upper = upper + torch.repeat_interleave((place - (torch.cumsum(longer, 0) - longer)).to(torch.int32), longer)
-    if rank_function == "bump":
-        ordered = distance[order] / (bump_reach * d0)
-        step = rising_bump(ordered.index_select(0, upper) - ordered.index_select(0, lower))
-    else:
-        ordered = distance[order] / d0
-        step = torch.sigmoid(ordered.index_select(0, upper) - ordered.index_select(0, lower))
+    ordered = distance[order] / d0
+    difference = ordered.index_select(0, upper) - ordered.index_select(0, lower)
+    step = bump(difference) if rank_function == "bump" else torch.sigmoid(difference)
     soft = torch.zeros_like(plain).index_add(0, upper, step).index_add(0, lower, step, alpha=-1)
     shorter_or_tied = (begin[row, column] + longer).to(plain.dtype) + 0.5
     return ranks.index_put([order[place]], soft[place] + shorter_or_tied)
