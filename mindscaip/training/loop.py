@@ -18,8 +18,9 @@ from mindscaip.console import console, progress_bar
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.model.backbone import MinDScAIP
-from mindscaip.training.batches import StructureDataset, epoch_batches, num_batches
+from mindscaip.training.batches import epoch_batches, num_batches
 from mindscaip.training.checkpoint import BEST, LAST, save_checkpoint
+from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.loss import Predictor, weighted_loss
 from mindscaip.units import EV_TO_MEV
 

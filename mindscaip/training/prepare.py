@@ -21,8 +21,8 @@ from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.model.backbone import MinDScAIP
-from mindscaip.training.batches import StructureDataset
 from mindscaip.training.checkpoint import LAST, load_checkpoint
+from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.loop import fit
 
 CONFIG_FILE = "config.yaml"

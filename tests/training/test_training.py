@@ -19,8 +19,9 @@ from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.export import export_run
 from mindscaip.metrics import error_statistics
-from mindscaip.training.batches import StructureDataset, epoch_batches, random_rotations
+from mindscaip.training.batches import epoch_batches, random_rotations
 from mindscaip.training.checkpoint import build_model, load_checkpoint
+from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.loop import CURVES, learning_rate, make_optimizer
 from mindscaip.training.loss import Predictor, weighted_loss
 from mindscaip.training.prepare import resume, train
