@@ -11,6 +11,7 @@ ORDER = [
     "errors",
     "units",
     "files",
+    "packages",
     "console",
     "contract",
     "config",

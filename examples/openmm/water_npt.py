@@ -38,7 +38,7 @@ def main(model: str, steps: int = 2000, edge_nm: float = 1.25) -> float:
         simulation.step(steps)
     mass = sum((system.getParticleMass(i) for i in range(system.getNumParticles())), 0 * unit.dalton)
     volume = simulation.context.getState().getPeriodicBoxVolume()
-    density = (mass / volume).value_in_unit(unit.dalton / unit.nanometer**3) * 1.66053906660e-3
+    density = (mass / volume).value_in_unit(unit.gram / unit.item / unit.centimeter**3)
     print(f"density {density:.4f} g/cm^3")
     return density
 

@@ -13,7 +13,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from mindscaip.data.calculators import (
 )
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError, did_you_mean
+from mindscaip.packages import installed_version
 
 ACCEPTED = (
     f"the path of a model.pt, {', '.join(XTB_METHODS)}, ase:module:callable, or a short name "
@@ -271,7 +271,7 @@ def resolve_potential(name: str, *, device: str = "cpu", batch_edges: int | None
 
 def _calculator_identity(name: str) -> dict[str, str]:
     if name in XTB_METHODS:
-        return {"kind": name, "tblite": _version("tblite")}
+        return {"kind": name, "tblite": installed_version("tblite") or "unknown"}
     # A calculator written by the user changes with its file; resolving the name has imported the module.
     module = sys.modules.get(name.removeprefix(ASE_PREFIX).partition(":")[0])
     source = Path(getattr(module, "__file__", None) or "")
@@ -279,10 +279,3 @@ def _calculator_identity(name: str) -> dict[str, str]:
     if source.is_file():
         identity["source_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     return identity
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

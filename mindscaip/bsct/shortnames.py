@@ -10,7 +10,6 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from mindscaip.errors import MindscaipError, did_you_mean
+from mindscaip.packages import installed_version
 
 VACUUM = 15.0
 """A; half of the box that a potential for crystals only is given around a molecule."""
@@ -233,10 +233,7 @@ def identity(name: str) -> dict[str, str]:
     """What a resumed run must agree on: the variant and the version of the package."""
     short, variant = _split(name)
     distribution = short.package.partition("[")[0]
-    try:
-        found = version(distribution)
-    except PackageNotFoundError:
-        found = "unknown"
+    found = installed_version(distribution) or "unknown"
     return {"kind": name.partition(":")[0], "variant": variant, distribution: found}
 
 

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
 
 from mindscaip.errors import MindscaipError, did_you_mean
+from mindscaip.packages import installed_version
 from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV
 
 XTB_METHODS = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
@@ -96,10 +96,8 @@ def resolve_calculator(name: str) -> Callable[[], BaseCalculator]:
 def describe_calculator(name: str) -> str:
     """The level of theory in words, with the version of the program where it is known."""
     if name in XTB_METHODS:
-        try:
-            return f"{XTB_METHODS[name]}, tblite {version('tblite')}"
-        except PackageNotFoundError:
-            return XTB_METHODS[name]
+        found = installed_version("tblite")
+        return XTB_METHODS[name] + (f", tblite {found}" if found else "")
     if _is_quantum(name):
         from mindscaip.data.quantum import describe_quantum
 

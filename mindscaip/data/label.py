@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from mindscaip.data.store import Store, StoreWriter
 from mindscaip.data.structure import Structure
 from mindscaip.data.workers import available_cores, worker_pool
 from mindscaip.errors import MindscaipError
+from mindscaip.packages import installed_version
 
 BLOCK_FRAMES = 10
 """Frames between two states on disk: what a kill can cost."""
@@ -417,8 +417,5 @@ def _summary(
 def _versions() -> dict[str, str]:
     versions = {}
     for package in ("mindscaip", "ase", "numpy", "tblite", "rdkit"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
+        versions[package] = installed_version(package) or "not installed"
     return versions

@@ -11,7 +11,6 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ase.data import chemical_symbols
 
 from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError, unpaired_electrons
 from mindscaip.errors import MindscaipError
+from mindscaip.packages import installed_version
 from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV
 
 DEFAULT_FUNCTIONAL, DEFAULT_BASIS = "wb97m-d3bj", "def2-tzvppd"
@@ -78,11 +78,9 @@ def describe_quantum(name: str) -> str:
     if level.program == "psi4":
         return f"{level.functional}/{level.basis}, Psi4 {_psi4().__version__}"
     words = f"{level.functional}/{level.basis}, spin restricted, density fitting, grid level {GRID}"
-    try:
-        dispersion = f", pyscf-dispersion {version('pyscf-dispersion')}" if "-d" in level.functional else ""
-    except PackageNotFoundError:
-        dispersion = ""
-    return f"{words}, PySCF {version('pyscf')}{dispersion}"
+    found = installed_version("pyscf-dispersion") if "-d" in level.functional else None
+    dispersion = f", pyscf-dispersion {found}" if found else ""
+    return f"{words}, PySCF {installed_version('pyscf')}{dispersion}"
 
 
 class PySCF(Calculator):

