@@ -207,10 +207,16 @@ class MinDScAIP(nn.Module):
         Returns:
             Energies float64 ``[N]`` in eV; direct forces float64 ``[N, 3]`` in eV/A, or ``[0, 3]`` if conservative.
         """
+        return self.readout(numbers, self.atom_tokens(numbers, edge_index, edge_vectors, None))
+
+    def atom_tokens(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor, added: Tensor | None) -> Tensor:
+        """Self tokens ``[N, D]`` after all blocks; ``added`` ``[N, D]`` goes onto the initial ones (pre-training)."""
         num_atoms = numbers.size(0)
         graph = self.select_edges(num_atoms, edge_index, edge_vectors)
         source, target = self.windows(num_atoms, graph)
         tokens = self.embed(numbers, graph)
+        if added is not None:
+            tokens = torch.cat([tokens[:num_atoms] + added, tokens[num_atoms:]])
         for block in self.blocks:
             tokens = block(tokens, source, target)
-        return self.readout(numbers, tokens[:num_atoms])
+        return tokens[:num_atoms]

@@ -1,5 +1,6 @@
-"""What is read from the self tokens: the energy (conservative), or forces directly (baseline)."""
+"""What is read from the self tokens: the energy, forces directly (baseline, pre-training), noise (pre-training)."""
 
+import torch
 from torch import Tensor, nn
 
 from mindscaip.model.attention import RMSNorm
@@ -32,3 +33,24 @@ class DirectForceHead(nn.Module):
 
     def forward(self, atoms: Tensor) -> Tensor:
         return self.out(self.activation(self.enter(self.norm(atoms))))
+
+
+class Denoiser(nn.Module):
+    """Input and output of denoising (DeNS, Liao et al. 2024); used in pre-training and dropped after it.
+
+    Corrupted atoms carry their true forces on their self tokens, which makes the uncorrupted structure unique. An
+    unconstrained model takes a vector as it takes any other number: by a plain linear map.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(3, embed_dim, bias=False)
+        self.head = DirectForceHead(embed_dim)
+
+    def encode(self, forces: Tensor, corrupted: Tensor) -> Tensor:
+        """What is added to the self tokens ``[N, D]``: scaled forces ``[N, 3]`` where ``corrupted`` ``[N]``, else 0."""
+        return self.encoder(torch.where(corrupted.unsqueeze(1), forces, 0.0))
+
+    def forward(self, atoms: Tensor) -> Tensor:
+        """The noise ``[N, 3]`` over its standard deviation, from self tokens ``[N, D]``."""
+        return self.head(atoms)
