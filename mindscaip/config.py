@@ -94,6 +94,31 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
 
+class SmoothnessConfig(_Section):
+    """Smoothness of the averaged weights along bond scans while they are trained; without ``scans`` nothing is scored.
+
+    The rules of ``select`` are defined in :mod:`mindscaip.training.smoothness`.
+    """
+
+    scans: str = Field("", description="bond scans to score: packed .h5 or folder; empty: no scores")
+    num_scans: int | None = Field(4, ge=1, description="so many scans, the smallest of each bond type first; null: all")
+    stride: int = Field(1, ge=1, description="only every so many frames; above 1 fsd is that of the coarser grid")
+    dense: int = Field(1, ge=1, description="geometries per frame interval, for fsd_intrinsic")
+    nve_steps: int = Field(100, ge=0, description="steps of constant-energy dynamics from each scan's molecule; 0: none")
+    nve_timestep: float = Field(0.5, gt=0, description="fs")
+    nve_temperature: float = Field(300.0, ge=0, description="of the initial velocities, K")
+    every: int = Field(10, ge=1, description="epochs between scores, at least")
+    max_fraction: float | None = Field(
+        0.05, gt=0, description="scores wait until they cost at most this part of the training time; null: no clock"
+    )
+    select: Literal["validation", "within", "weighted"] = Field(
+        "validation", description="best checkpoint by validation errors alone, or by a rule that counts smoothness"
+    )
+    metric: Literal["fsd", "fsd_intrinsic"] = Field("fsd_intrinsic", description="what the rule counts, 1/A")
+    tolerance: float = Field(0.1, ge=0, description="within: least metric of all scores times 1 + tolerance is the limit")
+    weight: float = Field(0.01, ge=0, description="weighted: eV A per unit of the metric, added to the validation score")
+
+
 class Config(_Section):
     """A whole run."""
 
@@ -101,6 +126,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    smoothness: SmoothnessConfig = SmoothnessConfig()
     accelerator: str = Field("auto", description="cpu, cuda or auto")
 
 
