@@ -80,7 +80,8 @@ class TrainingConfig(_Section):
     loss: LossConfig = LossConfig()
     epochs: int = Field(100, ge=1, description="passes over the training structures")
     max_minutes: float | None = Field(None, gt=0, description="stop after this wall time; the schedule fits it")
-    batch_size: int = Field(16, ge=1, description="structures per step")
+    batch_size: int = Field(16, ge=1, description="structures per step, over all processes")
+    batch_atoms: int | None = Field(None, ge=1, description="instead: atoms per step at most, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate, after the warm-up")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="floor of the cosine over learning_rate")
     weight_decay: float = Field(1e-3, ge=0, description="not applied to norms, biases and embeddings")
@@ -89,9 +90,39 @@ class TrainingConfig(_Section):
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights, which is exported")
     gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient")
     rotate: bool = Field(True, description="rotate every training structure at random: how the model learns symmetry")
-    seed: int = Field(0, description="of weights, order and rotations")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="of the linear maps of the blocks")
+    seed: int = Field(0, ge=0, description="of weights, order, rotations and noise")
     val_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+    checkpoint_minutes: float = Field(15.0, gt=0, description="minutes between checkpoints within a long epoch")
+    max_loss_jump: float = Field(1e3, gt=1, description="stop if the loss exceeds its running mean by this factor")
+    loggers: list[Literal["tensorboard", "wandb"]] = Field([], description="beside curves.csv")
+
+
+class PretrainingConfig(_Section):
+    """Direct forces and denoising (DeNS) before the training proper; what is None is as in the training."""
+
+    epochs: int = Field(0, ge=0, description="passes with direct forces before the training; 0: no pre-training")
+    max_minutes: float | None = Field(None, gt=0, description="end the pre-training after this wall time")
+    loss: LossConfig = Field(LossConfig(), description="stress: not here, a direct model has none")
+    batch_size: int | None = Field(None, ge=1, description="structures per step")
+    batch_atoms: int | None = Field(None, ge=1, description="atoms per step at most")
+    learning_rate: float | None = Field(None, gt=0, description="highest learning rate")
+    final_learning_rate: float | None = Field(None, ge=0, le=1, description="floor of the cosine over learning_rate")
+    warmup_epochs: float | None = Field(None, ge=0, description="epochs of linear rise of the learning rate")
+    warmup_factor: float | None = Field(None, ge=0, le=1, description="learning rate at step 0 over learning_rate")
+    dens_probability: float = Field(0.5, ge=0, le=1, description="part of the steps that denoise")
+    dens_sigma: float = Field(0.1, gt=0, description="standard deviation of the noise on each coordinate, A")
+    dens_atoms: float = Field(0.5, gt=0, le=1, description="part of the atoms of such a step that are moved")
+    dens_weight: float = Field(
+        1.0, ge=0, description="weight of the error of the noise over dens_sigma, times the RMS force"
+    )
+
+    @model_validator(mode="after")
+    def _no_stress(self) -> PretrainingConfig:
+        if self.loss.stress > 0:
+            raise ValueError("loss.stress is above 0, but direct forces come without a stress; leave it at 0")
+        return self
 
 
 class SmoothnessConfig(_Section):
@@ -104,7 +135,9 @@ class SmoothnessConfig(_Section):
     num_scans: int | None = Field(4, ge=1, description="so many scans, the smallest of each bond type first; null: all")
     stride: int = Field(1, ge=1, description="only every so many frames; above 1 fsd is that of the coarser grid")
     dense: int = Field(1, ge=1, description="geometries per frame interval, for fsd_intrinsic")
-    nve_steps: int = Field(100, ge=0, description="steps of constant-energy dynamics from each scan's molecule; 0: none")
+    nve_steps: int = Field(
+        100, ge=0, description="steps of constant-energy dynamics from each scan's molecule; 0: none"
+    )
     nve_timestep: float = Field(0.5, gt=0, description="fs")
     nve_temperature: float = Field(300.0, ge=0, description="of the initial velocities, K")
     every: int = Field(10, ge=1, description="epochs between scores, at least")
@@ -115,8 +148,12 @@ class SmoothnessConfig(_Section):
         "validation", description="best checkpoint by validation errors alone, or by a rule that counts smoothness"
     )
     metric: Literal["fsd", "fsd_intrinsic"] = Field("fsd_intrinsic", description="what the rule counts, 1/A")
-    tolerance: float = Field(0.1, ge=0, description="within: least metric of all scores times 1 + tolerance is the limit")
-    weight: float = Field(0.01, ge=0, description="weighted: eV A per unit of the metric, added to the validation score")
+    tolerance: float = Field(
+        0.1, ge=0, description="within: least metric of all scores times 1 + tolerance is the limit"
+    )
+    weight: float = Field(
+        0.01, ge=0, description="weighted: eV A per unit of the metric, added to the validation score"
+    )
 
 
 class Config(_Section):
@@ -125,9 +162,14 @@ class Config(_Section):
     run: str = Field("runs/mindscaip", description="folder of checkpoints, curves and record")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     training: TrainingConfig = TrainingConfig()
     smoothness: SmoothnessConfig = SmoothnessConfig()
     accelerator: str = Field("auto", description="cpu, cuda or auto")
+    devices: int = Field(
+        1, ge=1, description="processes per machine, one device each; torchrun and srun decide it themselves"
+    )
+    num_nodes: int = Field(1, ge=1, description="machines; torchrun and srun decide it themselves")
 
 
 def preset_names() -> list[str]:
