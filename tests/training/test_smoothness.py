@@ -255,7 +255,7 @@ def test_scores_wait_for_a_validation(monkeypatch, tmp_path):
     assert [epoch for epoch in range(3, 37, 3) if watch._due(epoch)] == [6, 9, 12, 18, 21, 24, 30, 33, 36]
 
 
-# --- the choice, in a loop -------------------------------------------------------------------------------------------
+# --- the choice, in a loop ---
 
 
 def imitate_loop(run: Path, watch: SmoothnessMonitor, table: list[tuple[float, float]], monkeypatch, first: int = 1):
