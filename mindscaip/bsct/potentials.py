@@ -181,9 +181,14 @@ class CalculatorPotential(Potential):
         self.parallel = name in XTB_METHODS
         super().__init__(name, identity)
 
-    def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def calculator(self) -> Any:
+        """The ASE calculator, made when it is first asked for."""
         if self._calculator is None:
             self._calculator = self._make()
+        return self._calculator
+
+    def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
         # The sum of the covalent radii is where a single-reference method converges most easily.
         natural = covalent_radii[path.numbers[list(path.scan.bond_index)]].sum()
         start = int(np.argmin(np.abs(path.bond_length - natural)))
@@ -191,7 +196,7 @@ class CalculatorPotential(Potential):
         def fail(place: int, reason: str) -> None:
             raise ScanError(f"{describe_place(path, place)}: {reason}")
 
-        return evaluate_outwards(self._calculator, path.numbers, path.positions, start, fail)
+        return evaluate_outwards(self.calculator, path.numbers, path.positions, start, fail)
 
 
 def describe_place(path: ScanPath, place: int) -> str:
