@@ -54,16 +54,40 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Where the structures come from."""
+    """Where the structures come from, and which of them validate."""
 
-    train: str = Field("", description="training structures: .h5 store or extended xyz")
-    val: str = Field("", description="validation structures; empty: split off the training file")
-    val_fraction: float = Field(0.05, gt=0, lt=1, description="part of the training file when val is empty")
-    split_by_group: bool = Field(False, description="keep all structures of one group (molecule) on one side")
+    train: str | list[str] = Field("", description="training structures: .h5 store or extended xyz; several: [A, B]")
+    val: str | list[str] = Field("", description="validation structures; empty: split off the training files")
+    split: Literal["random", "group", "composition"] = Field(
+        "random", description="rule when val is empty: by structure, or molecule (group) or formula in one part"
+    )
+    split_file: str = Field("", description="instead: text file of what validates, a group or an index per line")
+    val_fraction: float = Field(0.05, gt=0, lt=1, description="part of the training files that the rule takes")
     max_train: int | None = Field(None, ge=1, description="use only this many training structures")
     isolated: str = Field("", description="extended xyz of isolated atoms; empty: the store's, else a fit")
     energy_key: str | None = Field(None, description="name of the energy in extended xyz; None: known names")
     forces_key: str | None = Field(None, description="name of the forces in extended xyz; None: known names")
+    stress_key: str | None = Field(None, description="name of the stress in extended xyz; None: known names")
+    cache_mb: float = Field(256.0, ge=0, description="memory for neighbour lists kept from epoch to epoch, MB")
+    workers: int = Field(0, ge=0, description="processes that prepare batches; 0: a thread of the training process")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, values: Any) -> Any:
+        """Runs of before ``split`` say ``split_by_group``."""
+        if isinstance(values, dict) and "split_by_group" in values:
+            values = dict(values)
+            if values.pop("split_by_group"):
+                values["split"] = "group"
+        return values
+
+    @property
+    def train_files(self) -> list[str]:
+        return [self.train] if isinstance(self.train, str) and self.train else list(self.train)
+
+    @property
+    def val_files(self) -> list[str]:
+        return [self.val] if isinstance(self.val, str) and self.val else list(self.val)
 
 
 class LossConfig(_Section):
