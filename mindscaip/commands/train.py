@@ -23,34 +23,49 @@ def train_command(
     arguments: list[str] = typer.Argument(
         None, metavar="[CONFIG.yaml] [preset=NAME] [key=value]...", help="Later arguments win over earlier ones."
     ),
-    resume: Path = typer.Option(None, "--resume", metavar="RUN", help="Go on with the run in this folder."),
+    resume: Path = typer.Option(
+        None, "--resume", metavar="RUN", help="Go on with the run in this folder; training.key=value may change."
+    ),
     show: bool = typer.Option(False, "--show-config", help="Print the configuration and its keys, and stop."),
 ) -> None:
-    """Train MinDScAIP. Ctrl-C keeps the last checkpoint; --resume goes on from it with the same numbers."""
+    """Train MinDScAIP. Ctrl-C or SIGTERM saves at once; --resume goes on from there with the same numbers."""
     from mindscaip.config import describe_config, load_config
     from mindscaip.console import console
     from mindscaip.errors import MindscaipError
 
-    if resume is not None and arguments:
-        raise MindscaipError(f"--resume takes its configuration from the run; leave out {' '.join(arguments)}")
     if resume is None and not arguments and not show:
         raise MindscaipError("give a configuration: a YAML file, preset=NAME or key=value; see --help")
+    if resume is not None and show:
+        raise MindscaipError("--show-config goes with a new configuration; that of a run is in its config.yaml")
     config = None if resume is not None else load_config(arguments or [])
     if show:
         typer.echo(describe_config(config or load_config([])), nl=False)
         return
 
     from mindscaip.training import prepare
+    from mindscaip.training.distributed import is_first_process
+    from mindscaip.training.interrupt import Interrupted
 
     _keep_freed_memory()
     try:
         if resume is not None:
-            prepare.resume(resume)
+            prepare.resume(resume, arguments or [])
         elif config is not None:
             prepare.train(config)
+    except MindscaipError:
+        if is_first_process():
+            raise
+        sys.exit(2)  # the first process speaks for all
+    except Interrupted as stopped:
+        if is_first_process():
+            console.print(stopped.message, markup=False, soft_wrap=True)
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
-        folder = resume if resume is not None else Path(config.run if config is not None else "")
-        console.print(f"interrupted; go on with 'mindscaip train --resume {folder}'")
+        if is_first_process():
+            folder = resume if resume is not None else Path(config.run if config is not None else "")
+            there = (folder / prepare.CONFIG_FILE).exists()
+            cure = f"go on with 'mindscaip train --resume {folder}'" if there else "nothing was trained yet"
+            console.print(f"interrupted; {cure}", markup=False, soft_wrap=True)
         sys.exit(130)
 
 

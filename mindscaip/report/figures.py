@@ -31,7 +31,7 @@ def learning_curves(curves: Mapping[str, ArrayLike]) -> list[Figure]:
     """Energy and force errors over the epochs of a run, each on a logarithmic axis.
 
     Args:
-        curves: columns of ``curves.csv`` (:data:`mindscaip.training.loop.CURVE_COLUMNS`), one value per validation.
+        curves: columns of ``curves.csv`` (:data:`mindscaip.training.logs.CURVE_COLUMNS`), one value per validation.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in curves.items()}
     hover = [
@@ -75,7 +75,7 @@ def learning_curves(curves: Mapping[str, ArrayLike]) -> list[Figure]:
         plot.update_layout(template=template())
         plot.update_xaxes(title_text="epoch")
         values = np.concatenate([columns[column] for _, column, _ in series])
-        plot.update_yaxes(title_text=f"{title} ({unit})", type="log", **_log_ticks(values))
+        plot.update_yaxes(title_text=f"{title} ({unit})", type="log", **log_ticks(values))
         figures.append(Figure(plot, caption, height=360))
     return figures
 
@@ -229,7 +229,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
 
 
-def _log_ticks(values: np.ndarray) -> dict[str, Any]:
+def log_ticks(values: np.ndarray) -> dict[str, Any]:
     """Ticks at 1, 2 and 5 of each decade, in plain numbers: a learning curve spans few decades."""
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size:

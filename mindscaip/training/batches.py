@@ -1,17 +1,25 @@
-"""Batches: several structures as one larger graph, their order in an epoch, and random rotations."""
+"""What a step sees: which structures, turned and corrupted how, as functions of seed, epoch and step alone.
+
+The global batch is the unit: its structures, rotations and noise do not depend on the number of processes, of which
+each takes its share. A run that is resumed, or moved to another number of processes, sees what it would have seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mindscaip.errors import MindscaipError
+
 if TYPE_CHECKING:
     from mindscaip.training.dataset import StructureDataset
+    from mindscaip.training.denoising import Corruption
 
 
 @dataclass
@@ -28,6 +36,9 @@ class Batch:
         forces: eV/A, float32 ``[N, 3]``.
         volume: A^3, float64 ``[B]``; 0 where not periodic.
         stress: eV/A^3, float32 ``[B, 3, 3]``; NaN where there is no label.
+        noise: displacement over its standard deviation, float32 ``[N, 3]``; None unless the batch is corrupted.
+        corrupted: which atoms are displaced, bool ``[N]``; None unless the batch is corrupted.
+        counts: False for the stand-in of a process whose share is empty.
     """
 
     numbers: Tensor
@@ -39,9 +50,14 @@ class Batch:
     forces: Tensor
     volume: Tensor
     stress: Tensor
+    noise: Tensor | None = None
+    corrupted: Tensor | None = None
+    counts: bool = True
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved |= {name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor)}
+        return Batch(**moved)
 
     @property
     def edge_structure(self) -> Tensor:
@@ -62,19 +78,111 @@ def random_rotations(count: int, rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def epoch_batches(
-    dataset: StructureDataset, batch_size: int, *, seed: int, epoch: int, rotate: bool, start: int = 0
-) -> Iterator[Batch]:
-    """Shuffled batches of one epoch from batch ``start`` on.
+def pack(order: np.ndarray, num_atoms: np.ndarray, batch_size: int, batch_atoms: int | None) -> list[np.ndarray]:
+    """Cut ``order`` into global batches of ``batch_size`` structures, or of at most ``batch_atoms`` atoms.
 
-    Order and rotations are functions of (seed, epoch, batch), so a resumed run sees what an uninterrupted one sees.
+    Structures stay in the given order; a batch by atoms ends before the structure that would not fit.
+
+    Raises:
+        MindscaipError: a structure has more than ``batch_atoms`` atoms.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
-    for step in range(start, num_batches(dataset, batch_size)):
-        indices = order[step * batch_size : (step + 1) * batch_size].tolist()
-        rng = np.random.default_rng([seed, epoch, step])
-        yield dataset.batch(indices, random_rotations(len(indices), rng) if rotate else None)
+    if batch_atoms is None:
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    sizes = num_atoms[order]
+    if len(order) and sizes.max() > batch_atoms:
+        raise MindscaipError(
+            f"batch_atoms = {batch_atoms} is below the {sizes.max()} atoms of structure {order[sizes.argmax()]} "
+            "(counted from 0); raise it, or leave such structures out"
+        )
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    cuts = [0]
+    while cuts[-1] < len(order):
+        # The last structure whose end is within batch_atoms of the beginning of this batch.
+        cuts.append(int(np.searchsorted(ends, ends[cuts[-1]] + batch_atoms, side="right")) - 1)
+    return [order[a:b] for a, b in pairwise(cuts)]
 
 
-def num_batches(dataset: StructureDataset, batch_size: int) -> int:
-    return -(-len(dataset) // batch_size)
+def share(sizes: np.ndarray, rank: int, processes: int) -> np.ndarray:
+    """Positions within a global batch that process ``rank`` takes: even in atoms, largest structures dealt first."""
+    if processes == 1:
+        return np.arange(len(sizes))
+    load = np.zeros(processes, dtype=np.int64)
+    mine = []
+    for position in np.argsort(-sizes, kind="stable"):
+        lightest = int(load.argmin())
+        load[lightest] += sizes[position]
+        if lightest == rank:
+            mine.append(int(position))
+    return np.array(sorted(mine), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """The global batches of one epoch, and this process's share of each.
+
+    Attributes:
+        dataset: what to draw from.
+        batch_size, batch_atoms: size of a global batch (see :func:`pack`).
+        seed, epoch: with the step, all that order, rotations and noise depend on.
+        rotate: turn every structure at random.
+        corruption: of the steps that denoise; None: no step does.
+        rank, processes: which share, of how many.
+    """
+
+    dataset: StructureDataset
+    batch_size: int
+    seed: int
+    epoch: int
+    rotate: bool
+    batch_atoms: int | None = None
+    corruption: Corruption | None = None
+    rank: int = 0
+    processes: int = 1
+
+    def plan(self) -> list[np.ndarray]:
+        """Indices of the structures of each global batch."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))
+        return pack(order, self.dataset.num_atoms, self.batch_size, self.batch_atoms)
+
+    def batch(self, indices: np.ndarray, step: int, *, whole: bool = False) -> Batch:
+        """This process's share of the global batch ``indices`` of step ``step`` of the epoch (or the whole of it).
+
+        A process whose share is empty gets the first structure as a stand-in, which does not count.
+        """
+        sizes = self.dataset.num_atoms[indices]
+        mine = np.arange(len(indices)) if whole else share(sizes, self.rank, self.processes)
+        counts = len(mine) > 0
+        if not counts:
+            mine = np.array([0])
+        rotations = None
+        if self.rotate:
+            rotations = random_rotations(len(indices), np.random.default_rng([self.seed, self.epoch, step]))[mine]
+        chosen = indices[mine].tolist()
+        moved = None
+        if self.corruption is not None:
+            rng = np.random.default_rng([self.seed, self.epoch, step, 1])
+            moved = self.corruption.draw(sizes, mine, rng)
+        if self.corruption is not None and moved is not None:
+            batch = self.corruption.batch(self.dataset, chosen, rotations, *moved)
+        else:
+            batch = self.dataset.batch(chosen, rotations)
+        batch.counts = counts
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.start_at(0)
+
+    def start_at(self, step: int) -> Iterator[Batch]:
+        """The batches from step ``step`` of the epoch on."""
+        for number, indices in enumerate(self.plan()):
+            if number >= step:
+                yield self.batch(indices, number)
+
+
+def validation_batches(
+    dataset: StructureDataset, batch_size: int, batch_atoms: int | None, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """All structures in order, as they are; process ``rank`` takes every ``processes``-th batch."""
+    order: Sequence[np.ndarray] = pack(np.arange(len(dataset)), dataset.num_atoms, batch_size, batch_atoms)
+    for indices in order[rank::processes]:
+        yield dataset.batch(indices.tolist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,59 @@ from mindscaip.config import Config, parse_config
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.model.backbone import MinDScAIP
+from mindscaip.training.stages import PRETRAINING, TRAINING
 
 LAST = "last.pt"
 BEST = "best.pt"
+PRETRAINED = "pretrained.pt"
+"""The last state of the pre-training: a direct-force model, and what the conservative training starts from."""
 _KEYS = {"config", "elements", "reference_energies", "scale", "model", "ema", "record"}
+
+
+@dataclass
+class Progress:
+    """Where a run stands between two steps; all that a resumed run needs beside weights and optimiser.
+
+    Attributes:
+        stage: name of the stage under way.
+        epoch, step: finished ones, over all stages.
+        epoch_step: steps done of the epoch under way.
+        first_epoch: where this stage began.
+        minutes, minutes_before: training time of this stage, and of those before.
+        best: least selection score of this stage.
+        loss_level: running mean of the loss, 0 before the first step.
+        sums, counts: of the loss terms over the epoch under way.
+        finished: the stage has had all its epochs, or its time.
+    """
+
+    stage: str = TRAINING
+    epoch: int = 0
+    step: int = 0
+    epoch_step: int = 0
+    first_epoch: int = 0
+    first_step: int = 0
+    minutes: float = 0.0
+    minutes_before: float = 0.0
+    best: float = math.inf
+    loss_level: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+    @property
+    def total_minutes(self) -> float:
+        return self.minutes_before + self.minutes
+
+    def next_stage(self, name: str) -> Progress:
+        """The start of the stage that follows."""
+        return Progress(
+            stage=name,
+            epoch=self.epoch,
+            step=self.step,
+            first_epoch=self.epoch,
+            first_step=self.step,
+            minutes_before=self.total_minutes,
+        )
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -41,8 +92,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def build_model(state: dict[str, Any], weights: str = "ema") -> tuple[MinDScAIP, Config]:
-    """The model of a checkpoint with its ``ema`` or ``model`` weights, float32."""
+    """The model of a checkpoint with its ``ema`` or ``model`` weights, float32; direct forces if of a pre-training."""
     config = parse_config(state["config"])
+    if state.get("stage", TRAINING) == PRETRAINING:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"head": "direct"})})
     model = MinDScAIP(config.model, state["elements"], state["reference_energies"], state["scale"])
     model.load_state_dict(state[weights])
     return model, config

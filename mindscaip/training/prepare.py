@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning_fabric import Fabric
 
 from mindscaip import __version__
-from mindscaip.config import Config, DataConfig, parse_config
+from mindscaip.config import Config, DataConfig, SmoothnessConfig, load_config
 from mindscaip.data.formats import STORE_SUFFIXES, read_structures
 from mindscaip.data.reference import force_scale, read_isolated_energies, reference_energies
 from mindscaip.data.splits import random_split
@@ -20,12 +22,17 @@ from mindscaip.data.store import Store
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
-from mindscaip.model.backbone import MinDScAIP
+from mindscaip.graph.diffknn import list_cutoff
+from mindscaip.training.callbacks import Callback
 from mindscaip.training.checkpoint import LAST, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
+from mindscaip.training.distributed import Processes, launch
+from mindscaip.training.logs import check_loggers
 from mindscaip.training.loop import fit
 
 CONFIG_FILE = "config.yaml"
+CHANGEABLE = ("training", "pretraining", "smoothness", "accelerator", "devices", "num_nodes")
+"""Sections of the configuration that may change when a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -42,47 +49,91 @@ def train(config: Config) -> dict[str, Any]:
     """Start a run in the folder ``config.run``; return the state of its last checkpoint.
 
     Raises:
-        MindscaipError: the folder already holds a run, or configuration or data do not fit.
+        MindscaipError: the folder already holds a run, or configuration, devices or data do not fit.
     """
+    check_loggers(config.training.loggers)
     folder = Path(config.run)
-    if (folder / CONFIG_FILE).exists():
-        raise MindscaipError(
-            f"{folder} already holds a run; go on with it by 'mindscaip train --resume {folder}' "
-            "or give another run=FOLDER"
-        )
-    data = read_data(config.data)
-    record, model = make_model(config, data)
-    with atomic_path(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    return _fit(config, model, data, record, None)
+    fabric = launch(config)
+    processes = Processes(fabric)
+
+    def begin() -> tuple[TrainingData, dict[str, Any]]:
+        if processes.is_first and (folder / CONFIG_FILE).exists():
+            raise MindscaipError(
+                f"{folder} already holds a run; go on with it by 'mindscaip train --resume {folder}' "
+                "or give another run=FOLDER"
+            )
+        data = read_data(config.data)
+        return data, make_record(config, data)
+
+    data, record = processes.together(begin)
+    if processes.is_first:
+        _write_config(config)
+    return _fit(fabric, config, data, record, None)
 
 
-def resume(folder: Path) -> dict[str, Any]:
+def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with the run in ``folder`` from its last checkpoint, or from the start if there is none yet.
 
+    Args:
+        changes: ``key=value`` of the optimisation or the devices to go on with, kept in the run; architecture and data
+            stay.
+
     Raises:
-        MindscaipError: no run there, or its data have changed since.
+        MindscaipError: no run there, its data have changed since, or a change of what has to stay.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise MindscaipError(
             f"{folder} holds no run (no {CONFIG_FILE}); start one with 'mindscaip train ... run={folder}'"
         )
-    config = parse_config(yaml.safe_load(path.read_text())).model_copy(update={"run": str(folder)})
-    data = read_data(config.data)
-    record, model = make_model(config, data)
-    state = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
-    if state is not None and state["record"]["data_sha256"] != data.sha256:
-        raise MindscaipError(f"the data of the run in {folder} have changed since it started; start a new run")
-    return _fit(config, model, data, record, state)
+    for change in changes:
+        if change.partition("=")[0].partition(".")[0] not in CHANGEABLE or "=" not in change:
+            raise MindscaipError(
+                f"--resume keeps the configuration of the run; {change} is not a key=value of "
+                f"{', '.join(CHANGEABLE)}, which alone can change"
+            )
+    config = load_config([str(path), *changes]).model_copy(update={"run": str(folder)})
+    check_loggers(config.training.loggers)
+    fabric = launch(config)
+    processes = Processes(fabric)
+
+    def begin() -> tuple[TrainingData, dict[str, Any], dict[str, Any] | None]:
+        data = read_data(config.data)
+        state = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
+        if state is not None and "progress" not in state:
+            raise MindscaipError(f"{folder / LAST} is of an older mindscaip, which can be exported but not resumed")
+        if state is not None and state["record"]["data_sha256"] != data.sha256:
+            raise MindscaipError(f"the data of the run in {folder} have changed since it started; start a new run")
+        return data, make_record(config, data), state
+
+    data, record, state = processes.together(begin)
+    if processes.is_first and changes:
+        _write_config(config)
+    return _fit(fabric, config, data, record, state)
+
+
+def _write_config(config: Config) -> None:
+    with atomic_path(Path(config.run) / CONFIG_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _fit(
-    config: Config, model: MinDScAIP, data: TrainingData, record: dict[str, Any], state: dict[str, Any] | None
+    fabric: Fabric, config: Config, data: TrainingData, record: dict[str, Any], state: dict[str, Any] | None
 ) -> dict[str, Any]:
-    train_set = StructureDataset(data.train, model.list_cutoff)
-    val_set = StructureDataset(data.val, model.list_cutoff)
-    return fit(config, model, train_set, val_set, record, state)
+    reach = list_cutoff(config.model.graph.cutoff, config.model.graph.d0)
+    processes = Processes(fabric)
+
+    def callbacks() -> list[Callback]:
+        if config.smoothness == SmoothnessConfig() or not processes.is_first:
+            return []
+        from mindscaip.training.smoothness import make_monitor  # brings bond scans and engines with it
+
+        monitor = make_monitor(config, record["elements"])
+        return [] if monitor is None else [monitor]
+
+    scorers = processes.together(callbacks)
+    train_set, val_set = StructureDataset(data.train, reach), StructureDataset(data.val, reach)
+    return fit(fabric, config, train_set, val_set, record, state, scorers)
 
 
 def read_data(settings: DataConfig) -> TrainingData:
@@ -93,11 +144,11 @@ def read_data(settings: DataConfig) -> TrainingData:
     """
     if not settings.train:
         raise MindscaipError("no training data: give data.train=FILE (.h5 store or extended xyz)")
-    structures = _read(settings.train, settings)
+    structures = _read(settings.train_files, settings)
     if settings.val:
-        train, val = structures, _read(settings.val, settings)
+        train, val = structures, _read(settings.val_files, settings)
     else:
-        groups = [s.group for s in structures] if settings.split_by_group else None
+        groups = [s.group for s in structures] if settings.split == "group" else None
         val_part, train_part = random_split(len(structures), [settings.val_fraction], seed=0, groups=groups)
         train, val = [structures[i] for i in train_part], [structures[i] for i in val_part]
     if not train or not val:
@@ -107,33 +158,30 @@ def read_data(settings: DataConfig) -> TrainingData:
     return TrainingData(train[: settings.max_train], val, _isolated(settings), _sha256(settings))
 
 
-def make_model(config: Config, data: TrainingData) -> tuple[dict[str, Any], MinDScAIP]:
-    """The untrained model, seeded, and the record of what it is built on.
+def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
+    """What the model is built on: reference energies, scale, and where they come from.
 
-    Reference energies are those of the isolated atoms where they are known, plus the mean binding energy per element
-    (least squares on the training part), so that the network learns differences of order one.
+    Reference energies are those of the isolated atoms where they are known, else least squares on the training part,
+    plus the mean binding energy per element (least squares on the training part), so that the network learns
+    differences of order one. The validation part takes no part in any of it.
     """
     isolated = reference_energies(data.train, data.isolated)
     unbound = [_minus_references(s, isolated) for s in data.train]
     binding = reference_energies(unbound)
     references = {symbol: isolated[symbol] + binding[symbol] for symbol in isolated}
-    scale = force_scale(data.train)
-    elements = sorted(references)
-    record = {
+    return {
         "mindscaip_version": __version__,
         "torch_version": str(torch.__version__),
         "python_version": platform.python_version(),
-        "elements": elements,
+        "elements": sorted(references),
         "isolated_energies_eV": data.isolated,
         "reference_energies": references,
-        "energy_scale_eV": scale,
+        "energy_scale_eV": force_scale(data.train),
         "num_train": len(data.train),
         "num_val": len(data.val),
-        "data_train": Path(config.data.train).name,
+        "data_train": ", ".join(Path(path).name for path in config.data.train_files),
         "data_sha256": data.sha256,
     }
-    torch.manual_seed(config.training.seed)
-    return record, MinDScAIP(config.model, elements, references, scale)
 
 
 def _minus_references(structure: Structure, references: dict[str, float]) -> Structure:
@@ -142,22 +190,24 @@ def _minus_references(structure: Structure, references: dict[str, float]) -> Str
     return replace(structure, energy=structure.energy - sum(references[symbol] for symbol in structure.symbols))
 
 
-def _read(path: str, settings: DataConfig) -> list[Structure]:
-    return list(read_structures(path, energy_key=settings.energy_key, forces_key=settings.forces_key))
+def _read(paths: list[str], settings: DataConfig) -> list[Structure]:
+    energy, forces = settings.energy_key, settings.forces_key
+    return [structure for path in paths for structure in read_structures(path, energy_key=energy, forces_key=forces)]
 
 
 def _isolated(settings: DataConfig) -> dict[str, float] | None:
     if settings.isolated:
         return read_isolated_energies(settings.isolated, energy_key=settings.energy_key)
-    if Path(settings.train).suffix.lower() in STORE_SUFFIXES:
-        with Store(settings.train) as store:
-            return dict(store.isolated_energies) or None
+    for path in settings.train_files:
+        if Path(path).suffix.lower() in STORE_SUFFIXES:
+            with Store(path) as store:
+                return dict(store.isolated_energies) or None
     return None
 
 
 def _sha256(settings: DataConfig) -> str:
     digest = hashlib.sha256()
-    for name in filter(None, (settings.train, settings.val, settings.isolated)):
+    for name in filter(None, (*settings.train_files, *settings.val_files, settings.isolated)):
         with open(name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

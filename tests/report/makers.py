@@ -6,7 +6,7 @@ import numpy as np
 
 from mindscaip.bsct.dataset import Scan, displace, make_scan
 from mindscaip.engines.record import NVERecord, standard_masses
-from mindscaip.training.loop import CURVE_COLUMNS
+from mindscaip.training.logs import CURVE_COLUMNS
 
 NUMBERS = np.array([6, 8, 1, 1, 1, 1])
 POSITIONS = np.array(

@@ -19,12 +19,13 @@ from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.export import export_run
 from mindscaip.metrics import error_statistics
-from mindscaip.training.batches import epoch_batches, random_rotations
+from mindscaip.training.batches import EpochBatches, random_rotations
 from mindscaip.training.checkpoint import build_model, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
-from mindscaip.training.loop import CURVES, learning_rate, make_optimizer
+from mindscaip.training.logs import CURVES
 from mindscaip.training.loss import Predictor, weighted_loss
 from mindscaip.training.prepare import resume, train
+from mindscaip.training.schedule import learning_rate, make_optimizer
 from tests.models import random_structure, small_model
 from tests.toys import write_toy
 
@@ -77,7 +78,7 @@ def test_it_learns_and_exports_what_it_learnt(data_file, tmp_path):
     assert last < 0.5 * first
     export_run(tmp_path / "run", tmp_path / "model.pt", dtype="float64", checkpoint="last")
     exported = load_exported(tmp_path / "model.pt")
-    assert exported.metadata["record"]["steps"] == state["step"] == 240
+    assert exported.metadata["record"]["steps"] == state["progress"]["step"] == 240
     dataset = StructureDataset([*map(Structure.from_ase, _frames(data_file))], exported.contract.list_cutoff)
     model, _ = build_model(state)
     errors = error_statistics(dataset.structures, evaluate(exported, dataset.structures))
@@ -111,7 +112,7 @@ train(load_config({[*ARGUMENTS, f"run={tmp_path / 'cut'}", f"data.train={data_fi
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "cut" / "last.pt").exists()
-    reached = load_checkpoint(tmp_path / "cut" / "last.pt")["epoch"]
+    reached = load_checkpoint(tmp_path / "cut" / "last.pt")["progress"]["epoch"]
     resume(tmp_path / "cut")
     whole, cut = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "cut"))
     assert reached >= 1
@@ -128,7 +129,7 @@ def test_resuming_in_one_process_is_bitwise(data_file, tmp_path):
     train(config_for(tmp_path / "whole", data_file, "training.epochs=4"))
     two = config_for(tmp_path / "two", data_file, "training.epochs=4")
     # Stop after two epochs by hand: the schedule of the whole run, cut off where a kill would cut it.
-    import mindscaip.training.loop as loop
+    import mindscaip.training.run as loop
 
     class Stop(Exception):
         pass
@@ -137,7 +138,7 @@ def test_resuming_in_one_process_is_bitwise(data_file, tmp_path):
 
     def stopping(path, state):
         original(path, state)
-        if path.name == "last.pt" and state["epoch"] == 2:
+        if path.name == "last.pt" and state["progress"]["epoch"] == 2:
             raise Stop
 
     loop.save_checkpoint = stopping
@@ -219,11 +220,11 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
     for s in structures:
         s.energy, s.forces = 0.0, np.zeros((3, 3))
     dataset = StructureDataset(structures, 4.0)
-    whole = list(epoch_batches(dataset, 2, seed=1, epoch=3, rotate=True))
-    tail = list(epoch_batches(dataset, 2, seed=1, epoch=3, rotate=True, start=2))
+    whole = list(EpochBatches(dataset, 2, seed=1, epoch=3, rotate=True))
+    tail = list(EpochBatches(dataset, 2, seed=1, epoch=3, rotate=True).start_at(2))
     assert len(whole) == 4
     assert all(torch.equal(a.edge_vectors, b.edge_vectors) for a, b in zip(whole[2:], tail, strict=True))
-    other = next(iter(epoch_batches(dataset, 2, seed=1, epoch=4, rotate=True)))
+    other = next(iter(EpochBatches(dataset, 2, seed=1, epoch=4, rotate=True)))
     assert not torch.equal(other.edge_vectors, whole[0].edge_vectors)
 
 
