@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 
+from mindscaip.data.collection import Collection
 from mindscaip.data.formats import STORE_SUFFIXES, read_structures
 from mindscaip.data.store import Store
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
@@ -55,7 +56,10 @@ def read_isolated_energies(path: str | Path, *, energy_key: str | None = None) -
 
 
 def reference_energies(
-    structures: Iterable[Structure], isolated: Mapping[str, float] | None = None
+    structures: Iterable[Structure],
+    isolated: Mapping[str, float] | None = None,
+    *,
+    subtract: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Return the reference energy in eV of every element in ``structures``.
 
@@ -65,19 +69,25 @@ def reference_energies(
     from the mean energy per atom is returned, so that no element takes an extreme value.
 
     Args:
-        structures: with energies, unless ``isolated`` is given.
+        structures: with energies, unless ``isolated`` is given; a stream or a
+            :class:`~mindscaip.data.collection.Collection`, of which only some thousands are in memory at a time.
         isolated: energy of the isolated atom by symbol, at the level of theory of the structures.
+        subtract: energies per element that are taken off the structures' energies before the fit.
 
     Raises:
         MindscaipError: an element that ``isolated`` lacks; a structure without energy; no structures.
     """
     fit = _CompositionFit()
-    for structure in structures:
-        fit.add(structure, energy_needed=isolated is None)
+    if isinstance(structures, Collection):
+        for rows in structures.rows():
+            fit.add_rows(rows.compositions(), rows.energies, energy_needed=isolated is None)
+    else:
+        for structure in structures:
+            fit.add(structure, energy_needed=isolated is None)
     if fit.count == 0:
         raise MindscaipError("there are no structures to take reference energies from; the training part is empty")
     if isolated is None:
-        return fit.solve()
+        return fit.solve(subtract or {})
     missing = [symbol for symbol in fit.elements() if symbol not in isolated]
     if missing:
         raise MindscaipError(
@@ -103,18 +113,32 @@ class _CompositionFit:
         n, total = self.totals.get(key, (0, 0.0))
         self.totals[key] = (n + 1, total + (energy or 0.0))
 
+    def add_rows(self, compositions: np.ndarray, energies: np.ndarray, *, energy_needed: bool) -> None:
+        """The same for many structures: counts of elements ``[m, 119]``, energies ``[m]``, NaN where there is none."""
+        if energy_needed and np.isnan(energies).any():
+            missing = self.count + int(np.isnan(energies).argmax())
+            raise MindscaipError(f"structure {missing} has no energy; reference energies cannot be fitted without")
+        self.count += len(energies)
+        distinct, owner = np.unique(compositions, axis=0, return_inverse=True)
+        sums = np.bincount(owner.reshape(-1), weights=np.nan_to_num(energies), minlength=len(distinct))
+        sizes = np.bincount(owner.reshape(-1), minlength=len(distinct))
+        for row, size, total in zip(distinct.astype(np.int64), sizes, sums, strict=True):
+            n, before = self.totals.get(row.tobytes(), (0, 0.0))
+            self.totals[row.tobytes()] = (n + int(size), before + float(total))
+
     def _compositions(self) -> np.ndarray:
         return np.array([np.frombuffer(key, dtype=np.int64) for key in self.totals])
 
     def elements(self) -> list[str]:
         return [chemical_symbols[z] for z in np.flatnonzero(self._compositions().sum(axis=0))]
 
-    def solve(self) -> dict[str, float]:
+    def solve(self, subtract: Mapping[str, float]) -> dict[str, float]:
         compositions = self._compositions()
         present = np.flatnonzero(compositions.sum(axis=0))
         x = compositions[:, present].astype(np.float64)
         counts = np.array([n for n, _ in self.totals.values()], dtype=np.float64)
         means = np.array([total / n for n, total in self.totals.values()])
+        means -= x @ np.array([subtract.get(chemical_symbols[z], 0.0) for z in present])
         # Rows weighted by the number of structures of a composition (its mean suffices) and by 1/N: errors per atom.
         weights = np.sqrt(counts) / x.sum(axis=1)
         # Solved for the deviation from one energy for all atoms, so that "smallest norm" means "least spread".
@@ -131,6 +155,11 @@ def force_scale(structures: Iterable[Structure]) -> float:
         MindscaipError: no structure has forces.
     """
     total, count = 0.0, 0
+    if isinstance(structures, Collection):
+        for rows in structures.rows():
+            total += float(np.nansum(rows.forces**2))
+            count += int(np.count_nonzero(~np.isnan(rows.forces)))
+        structures = ()
     for structure in structures:
         if structure.forces is not None:
             total += float(np.sum(structure.forces**2))

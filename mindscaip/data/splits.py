@@ -1,4 +1,4 @@
-"""Random splits into training, validation and test parts: seeded, disjoint, and without leakage when asked.
+"""Splits into training, validation and test parts: by rule or by file, seeded, disjoint, without leakage when asked.
 
 Conformers of one molecule are near copies of each other: with some in training and some in the test part, the test
 error flatters. A split by group keeps every group in one part.
@@ -7,10 +7,15 @@ error flatters. A split by group keeps every group in one part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from ase.data import chemical_symbols
 
-from mindscaip.errors import MindscaipError
+from mindscaip.data.collection import Collection
+from mindscaip.data.readers.base import molecule_of
+from mindscaip.errors import MindscaipError, did_you_mean
 
 
 def random_split(
@@ -18,7 +23,7 @@ def random_split(
     sizes: Sequence[float | int],
     *,
     seed: int = 0,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] | np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Split ``range(total)`` at random into one part per size and a last part with the rest.
 
@@ -27,8 +32,8 @@ def random_split(
         sizes: of the parts but the last: a float below 1 is a fraction of ``total``, an int is a count. ``[0.1]`` gives
             ``[10 %, 90 %]``.
         seed: the same seed gives the same split.
-        groups: group of each structure; whole groups go to one part then, and sizes are met as nearly as that allows
-            (the group that crosses a boundary goes to the part if more than half of it fits).
+        groups: group of each structure (names or numbers); whole groups go to one part then, and sizes are met as
+            nearly as that allows (the group that crosses a boundary goes to the part if more than half of it fits).
 
     Returns:
         Sorted index arrays (int64), disjoint, together ``range(total)``.
@@ -77,3 +82,116 @@ def _split_groups(counts: list[int], groups: np.ndarray, rng: np.random.Generato
             taken += members[group]
     part_of_structure = part_of_group[membership]
     return [np.flatnonzero(part_of_structure == part) for part in range(len(counts) + 1)]
+
+
+def formulas(structures: Collection) -> list[str]:
+    """The formula of each structure, elements by atomic number (``H6 C2 O1``)."""
+    names: dict[bytes, str] = {}
+    found: list[str] = []
+    for rows in structures.rows():
+        for counts in rows.compositions().astype(np.int64):
+            key = counts.tobytes()
+            if key not in names:
+                names[key] = " ".join(f"{chemical_symbols[z]}{counts[z]}" for z in np.flatnonzero(counts))
+            found.append(names[key])
+    return found
+
+
+def molecules(structures: Collection) -> list[str]:
+    """What each structure must not be parted from: its molecule (group without subset), else its formula."""
+    named = [molecule_of(group) for group in structures.groups]
+    if all(named):
+        return named
+    return [name or formula for name, formula in zip(named, formulas(structures), strict=True)]
+
+
+def split_by_rule(structures: Collection, rule: str, fraction: float, seed: int = 0) -> tuple[Collection, Collection]:
+    """Training and validation part by a rule.
+
+    Args:
+        structures: all of them.
+        rule: ``random``: by structure; ``group``: all structures of a molecule in one part (see :func:`molecules`);
+            ``composition``: all structures of one formula in one part.
+        fraction: of the validation part.
+        seed: the same seed gives the same split.
+
+    Raises:
+        MindscaipError: as :func:`random_split`.
+    """
+    makers = {"random": lambda s: None, "group": molecules, "composition": formulas}
+    if rule not in makers:
+        raise MindscaipError(f"there is no split {rule!r}{did_you_mean(rule, makers)}; known are {', '.join(makers)}")
+    validation, training = random_split(len(structures), [fraction], seed=seed, groups=makers[rule](structures))
+    return (
+        structures.select(structures.indices[training]),
+        structures.select(structures.indices[validation]),
+    )
+
+
+def split_by_file(structures: Collection, path: str | Path) -> tuple[Collection, Collection]:
+    """Training part, and the validation part that a text file lists, one group or index per line.
+
+    A line is the name of a group, or of a molecule in one, or (where no group is called so) the index of a structure,
+    counted from 0 over all training files. Empty lines and lines that begin with ``#`` are skipped.
+
+    Raises:
+        MindscaipError: no such file, or a line that is neither a group nor an index in range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MindscaipError(f"{path} does not exist or is not a file; it should list what validates, one per line")
+    groups = structures.groups
+    by_name: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        for name in {group, molecule_of(group)} - {""}:
+            by_name.setdefault(name, []).append(index)
+    chosen = np.zeros(len(structures), dtype=bool)
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        line = text.strip()
+        if not line or line.startswith("#"):
+            continue
+        if line in by_name:
+            chosen[by_name[line]] = True
+        elif line.isdigit() and int(line) < len(structures):
+            chosen[int(line)] = True
+        else:
+            raise MindscaipError(
+                f"line {number} of {path}: {line!r} is neither a group of the data{did_you_mean(line, by_name)} nor an "
+                f"index from 0 to {len(structures) - 1}"
+            )
+    return structures.select(structures.indices[~chosen]), structures.select(structures.indices[chosen])
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What two parts share.
+
+    Attributes:
+        groups: names of molecules that occur in both, sorted.
+        copies: number of structures of the second part whose geometry is in the first.
+        examples: indices (in the second part) of some of these.
+    """
+
+    groups: tuple[str, ...]
+    copies: int
+    examples: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.groups) or self.copies > 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.groups:
+            names = ", ".join(self.groups[:5]) + (", ..." if len(self.groups) > 5 else "")
+            parts.append(f"{len(self.groups)} molecules are in both: {names}")
+        if self.copies:
+            numbers = ", ".join(map(str, self.examples)) + (", ..." if self.copies > len(self.examples) else "")
+            parts.append(f"{self.copies} structures of the second are copies of ones of the first ({numbers})")
+        return "; ".join(parts) or "nothing in common"
+
+
+def find_leakage(first: Collection, second: Collection) -> Leakage:
+    """Molecules by name and geometries by hash that occur in both parts (training, validation)."""
+    shared = {molecule_of(g) for g in set(first.groups)} & {molecule_of(g) for g in set(second.groups)}
+    copies = np.flatnonzero(np.isin(second.geometry_hashes(), first.geometry_hashes()))
+    return Leakage(tuple(sorted(shared - {""})), len(copies), tuple(copies[:5].tolist()))

@@ -25,6 +25,7 @@ import fcntl
 import hashlib
 import json
 import math
+import mmap
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -207,6 +208,7 @@ class Store:
         self._open()
 
     def _open(self) -> None:
+        self._maps: list[np.memmap] = []
         if not self.path.is_file():
             raise MindscaipError(f"{self.path} does not exist or is not a file; name a store (.h5)")
         try:
@@ -255,6 +257,7 @@ class Store:
         if offset is None:  # empty
             return np.asarray(dataset[()])
         mapped = np.memmap(self.path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+        self._maps.append(mapped)
         return mapped.view(np.ndarray)  # the plain class is cheaper to slice
 
     def _array(self, name: str) -> np.ndarray:
@@ -311,6 +314,26 @@ class Store:
         return self._array("energy")
 
     @property
+    def forces(self) -> np.ndarray | None:
+        """Forces of all structures one after the other in eV/A, float64 ``[A, 3]`` (mapped, not loaded)."""
+        return self._array("forces") if self.has_forces else None
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions of all atoms in A, float64 ``[A, 3]`` (mapped, not loaded)."""
+        return self._array("positions")
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Lattice vectors as rows in A, float64 ``[M, 3, 3]`` (mapped, not loaded)."""
+        return self._array("cell")
+
+    @property
+    def pbc(self) -> np.ndarray:
+        """Whether periodic along each lattice vector, uint8 ``[M, 3]`` (mapped, not loaded)."""
+        return self._array("pbc")
+
+    @property
     def groups(self) -> list[str]:
         """The group of each structure."""
         return [self._group_names[i] for i in self._array("group")]
@@ -331,9 +354,19 @@ class Store:
             digest.update(group.encode() + b"\0")
         return digest.hexdigest()
 
+    def release(self) -> None:
+        """Give mapped pages back to the operating system, which reads them again when they are asked for.
+
+        A process that has touched every page of a large store would otherwise count all of it as its own memory.
+        """
+        for mapped in self._maps:
+            if hasattr(mapped._mmap, "madvise"):  # type: ignore[attr-defined]
+                mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
     def close(self) -> None:
         """Release the file; structures already taken stay valid."""
         self._arrays = None
+        self._maps = []
 
     def __enter__(self) -> Store:
         return self
