@@ -35,8 +35,7 @@ def launch(config: Config) -> Fabric:
     devices, num_nodes = launched_processes() or (config.devices, config.num_nodes)
     strategy: str | DDPStrategy = "auto"
     if devices * num_nodes > 1:
-        # Clean steps of a pre-training do not use the denoiser. Buffers are constants: nothing to broadcast.
-        strategy = DDPStrategy(find_unused_parameters=config.pretraining.epochs > 0, broadcast_buffers=False)
+        strategy = DDPStrategy(broadcast_buffers=False)  # they are constants
     try:
         fabric = Fabric(accelerator=config.accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
     except (MisconfigurationException, ValueError, RuntimeError) as error:

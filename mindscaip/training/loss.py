@@ -42,6 +42,9 @@ class Predictor(nn.Module):
             vectors = batch.edge_vectors.detach().requires_grad_(not self.model.direct)
             atom_energies, direct_forces = self.model(batch.numbers, batch.edge_index, vectors)
             energy = torch.zeros_like(batch.energy).index_add(0, batch.atom_structure, atom_energies)
+            if self.denoiser is not None and self.training:
+                # Nothing, but a part in the loss for every parameter: data parallelism wants a gradient of each.
+                energy = energy + 0.0 * sum(parameter.sum() for parameter in self.denoiser.parameters())
             if self.model.direct:
                 return energy, direct_forces, torch.zeros_like(batch.stress)
             (gradients,) = torch.autograd.grad(atom_energies.sum(), vectors, create_graph=self.training)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
-from mindscaip.console import progress_bar
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from mindscaip.console import console
 from mindscaip.units import EV_TO_MEV
 
-_FIELDS = ("loss", "energy", "force", "rate", "speed")
+
+class _TwoLines(Progress):
+    """The bar, and its numbers below it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["numbers"])
 
 
 class TrainingBar:
@@ -19,7 +31,9 @@ class TrainingBar:
     """
 
     def __init__(self, shown: bool) -> None:
-        self._bar = progress_bar(*_FIELDS) if shown else None
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn())
+        left = (TextColumn("left"), TimeRemainingColumn())
+        self._bar = _TwoLines(*columns, *left, console=console) if shown else None
         self._speed = 0.0
         self._time = time.monotonic()
 
@@ -40,7 +54,7 @@ class TrainingBar:
             return
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
-        self._bar.add_task(stage, total=None, completed=steps, loss="", energy="", force="", rate="", speed="")
+        self._bar.add_task(stage, total=None, completed=steps, numbers="")
         self._speed, self._time = 0.0, time.monotonic()
 
     def step(self, steps: int, position: float, means: dict[str, float], rate: float, atoms: float) -> None:
@@ -55,11 +69,8 @@ class TrainingBar:
             self._bar.task_ids[0],
             completed=steps,
             total=round(steps / max(position, 1e-9)),
-            loss=f"loss {means['loss']:.4f}",
-            energy=f"E {means['energy'] * EV_TO_MEV:.2f} meV/atom",
-            force=f"F {means['force_components'] * EV_TO_MEV:.0f} meV/A",
-            rate=f"lr {rate:.1e}",
-            speed=f"{self._speed:.0f} atoms/s",
+            numbers=f"loss {means['loss']:.4f}, E {means['energy'] * EV_TO_MEV:.2f} meV/atom, "
+            f"F {means['force_components'] * EV_TO_MEV:.1f} meV/A, lr {rate:.1e}, {self._speed:.0f} atoms/s",
         )
 
     def validated(self, stage: str, epoch: int, force_mae: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ class StageRun:
         Data parallelism takes the mean of the gradients, hence the factor.
         """
         # Only the weights need gradients: naming them saves the second derivatives of the geometry.
-        self._fabric.backward(loss * processes, inputs=self._parameters)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of [1, D]: no cost
+            self._fabric.backward(loss * processes, inputs=self._parameters)
         norm = self._fabric.clip_gradients(
             self._wrapped, self._optimizer, max_norm=self.stage.settings.gradient_clip, error_if_nonfinite=False
         )
