@@ -7,7 +7,8 @@ each takes its share. A run that is resumed, or moved to another number of proce
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mindscaip.errors import MindscaipError
+from mindscaip.training.prefetch import prefetched
 
 if TYPE_CHECKING:
     from mindscaip.training.dataset import StructureDataset
@@ -174,9 +176,13 @@ class EpochBatches:
 
     def start_at(self, step: int) -> Iterator[Batch]:
         """The batches from step ``step`` of the epoch on."""
-        for number, indices in enumerate(self.plan()):
-            if number >= step:
-                yield self.batch(indices, number)
+        plan = self.plan()
+        source = self if self.dataset.workers == 0 else replace(self, dataset=self.dataset.without_cache())
+        return prefetched(partial(_prepare, source, plan), range(step, len(plan)), self.dataset.workers)
+
+
+def _prepare(batches: EpochBatches, plan: list[np.ndarray], step: int) -> Batch:
+    return batches.batch(plan[step], step)
 
 
 def validation_batches(
@@ -184,5 +190,5 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """All structures in order, as they are; process ``rank`` takes every ``processes``-th batch."""
     order: Sequence[np.ndarray] = pack(np.arange(len(dataset)), dataset.num_atoms, batch_size, batch_atoms)
-    for indices in order[rank::processes]:
-        yield dataset.batch(indices.tolist())
+    mine = order[rank::processes]
+    return prefetched(lambda number: dataset.batch(mine[number].tolist()), range(len(mine)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from lightning_fabric import Fabric
 
 from mindscaip import __version__
 from mindscaip.config import Config, DataConfig, SmoothnessConfig, load_config
+from mindscaip.console import console
+from mindscaip.data.collection import Collection
 from mindscaip.data.formats import STORE_SUFFIXES, read_structures
 from mindscaip.data.reference import force_scale, read_isolated_energies, reference_energies
-from mindscaip.data.splits import random_split
+from mindscaip.data.splits import find_leakage, split_by_file, split_by_rule
 from mindscaip.data.store import Store
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
@@ -37,12 +39,13 @@ CHANGEABLE = ("training", "pretraining", "smoothness", "accelerator", "devices",
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Structures of both parts, and what is known of them."""
+    """Structures of both parts, and what is known of them; ``leakage`` says what they share, if anything."""
 
-    train: list[Structure]
-    val: list[Structure]
+    train: Collection
+    val: Collection
     isolated: dict[str, float] | None
     sha256: str
+    leakage: str = ""
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -68,6 +71,8 @@ def train(config: Config) -> dict[str, Any]:
     data, record = processes.together(begin)
     if processes.is_first:
         _write_config(config)
+        if data.leakage:
+            console.print(f"warning: training and validation data are not independent: {data.leakage}", soft_wrap=True)
     return _fit(fabric, config, data, record, None)
 
 
@@ -132,30 +137,39 @@ def _fit(
         return [] if monitor is None else [monitor]
 
     scorers = processes.together(callbacks)
-    train_set, val_set = StructureDataset(data.train, reach), StructureDataset(data.val, reach)
+    memory, workers = config.data.cache_mb, config.data.workers
+    train_set = StructureDataset(data.train, reach, cache_mb=memory, workers=workers)
+    val_set = StructureDataset(data.val, reach, cache_mb=memory)
     return fit(fabric, config, train_set, val_set, record, state, scorers)
 
 
 def read_data(settings: DataConfig) -> TrainingData:
-    """Read and split the structures that the configuration names.
+    """Open and split the structures that the configuration names; those of stores stay on disk.
 
     Raises:
         MindscaipError: no training file given, unreadable files, or an empty part.
     """
-    if not settings.train:
+    if not settings.train_files:
         raise MindscaipError("no training data: give data.train=FILE (.h5 store or extended xyz)")
     structures = _read(settings.train_files, settings)
-    if settings.val:
+    if settings.val_files and settings.split_file:
+        raise MindscaipError(
+            f"data.val={settings.val} and data.split_file={settings.split_file} both say what validates; give one"
+        )
+    leakage = ""
+    if settings.val_files:
         train, val = structures, _read(settings.val_files, settings)
+        leak = find_leakage(train, val)
+        leakage = str(leak) if leak else ""
+    elif settings.split_file:
+        train, val = split_by_file(structures, settings.split_file)
     else:
-        groups = [s.group for s in structures] if settings.split == "group" else None
-        val_part, train_part = random_split(len(structures), [settings.val_fraction], seed=0, groups=groups)
-        train, val = [structures[i] for i in train_part], [structures[i] for i in val_part]
-    if not train or not val:
+        train, val = split_by_rule(structures, settings.split, settings.val_fraction)
+    if not len(train) or not len(val):
         raise MindscaipError(
             f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on; give more"
         )
-    return TrainingData(train[: settings.max_train], val, _isolated(settings), _sha256(settings))
+    return TrainingData(train[: settings.max_train], val, _isolated(settings), _sha256(settings), leakage)
 
 
 def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
@@ -166,8 +180,7 @@ def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
     differences of order one. The validation part takes no part in any of it.
     """
     isolated = reference_energies(data.train, data.isolated)
-    unbound = [_minus_references(s, isolated) for s in data.train]
-    binding = reference_energies(unbound)
+    binding = reference_energies(data.train, subtract=isolated)
     references = {symbol: isolated[symbol] + binding[symbol] for symbol in isolated}
     return {
         "mindscaip_version": __version__,
@@ -181,28 +194,36 @@ def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
         "num_val": len(data.val),
         "data_train": ", ".join(Path(path).name for path in config.data.train_files),
         "data_sha256": data.sha256,
+        "validation_shares_with_training": data.leakage,
     }
 
 
-def _minus_references(structure: Structure, references: dict[str, float]) -> Structure:
-    if structure.energy is None:
-        raise MindscaipError("a training structure has no energy; label the data or name the key with data.energy_key")
-    return replace(structure, energy=structure.energy - sum(references[symbol] for symbol in structure.symbols))
-
-
-def _read(paths: list[str], settings: DataConfig) -> list[Structure]:
-    energy, forces = settings.energy_key, settings.forces_key
-    return [structure for path in paths for structure in read_structures(path, energy_key=energy, forces_key=forces)]
+def _read(paths: list[str], settings: DataConfig) -> Collection:
+    parts: list[Store | list[Structure]] = []
+    for path in paths:
+        if Path(path).suffix.lower() in STORE_SUFFIXES and Path(path).is_file():
+            parts.append(Store(path))
+            continue
+        energy, forces, stress = settings.energy_key, settings.forces_key, settings.stress_key
+        parts.append(list(read_structures(path, energy_key=energy, forces_key=forces, stress_key=stress)))
+    return Collection(parts)
 
 
 def _isolated(settings: DataConfig) -> dict[str, float] | None:
+    """Energies of the isolated atoms from their own file, else those that the stores agree on."""
     if settings.isolated:
         return read_isolated_energies(settings.isolated, energy_key=settings.energy_key)
+    energies: dict[str, float] = {}
     for path in settings.train_files:
         if Path(path).suffix.lower() in STORE_SUFFIXES:
             with Store(path) as store:
-                return dict(store.isolated_energies) or None
-    return None
+                for symbol, energy in store.isolated_energies.items():
+                    if energies.setdefault(symbol, energy) != energy:
+                        raise MindscaipError(
+                            f"{path} has {energy} eV for an isolated {symbol} atom, another training file "
+                            f"{energies[symbol]}: different levels of theory do not mix; give data.isolated=FILE if it is one"
+                        )
+    return energies or None
 
 
 def _sha256(settings: DataConfig) -> str:
