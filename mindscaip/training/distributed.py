@@ -38,7 +38,7 @@ def launch(config: Config) -> Fabric:
         strategy = DDPStrategy(broadcast_buffers=False)  # they are constants
     try:
         fabric = Fabric(accelerator=config.accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MindscaipError(
             f"accelerator = {config.accelerator!r} with devices = {devices}, num_nodes = {num_nodes}: {reason}"

@@ -85,9 +85,10 @@ def fit(
         log.close()
     if processes.is_first:
         done = run.progress
-        console.print(
+        text = (
             f"trained {done.step} steps, {done.epoch} epochs in {done.total_minutes:.1f} min; checkpoints in {folder}"
         )
+        console.print(text, markup=False, soft_wrap=True)
     return run.state()
 
 
@@ -97,6 +98,7 @@ def train_stage(run: StageRun, training: Training) -> None:
     clock = Clock(progress.minutes)
     saved = progress.minutes
     training.bar.begin(run.stage.name, progress.step - progress.first_step)
+    progress.finished = _finished(run)  # not what the checkpoint says: epochs or time may have been added
     while not progress.finished:
         batches = EpochBatches(
             training.train_set,
@@ -147,7 +149,7 @@ def train_stage(run: StageRun, training: Training) -> None:
         progress.epoch_step = 0
         progress.minutes = processes.agree({}, "", 0, clock.minutes()).minutes
         epochs_done = progress.epoch - progress.first_epoch
-        progress.finished = epochs_done >= settings.epochs or _over(progress, settings.max_minutes)
+        progress.finished = _finished(run)
         if epochs_done % settings.val_every == 0 or progress.finished:
             _validate(run, training, rate)
         progress.sums, progress.counts = {}, {}
@@ -164,6 +166,11 @@ def _next(batches: Any) -> tuple[Batch | None, str]:
         return next(batches), ""
     except MindscaipError as error:
         return None, str(error)
+
+
+def _finished(run: StageRun) -> bool:
+    progress, settings = run.progress, run.stage.settings
+    return progress.epoch - progress.first_epoch >= settings.epochs or _over(progress, settings.max_minutes)
 
 
 def _over(progress: Progress, max_minutes: float | None) -> bool:
