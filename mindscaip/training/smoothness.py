@@ -44,6 +44,7 @@ from mindscaip.bsct.fsd import fsd
 from mindscaip.bsct.intrinsic import fsd_intrinsic
 from mindscaip.bsct.path import ScanPath, scan_path
 from mindscaip.config import Config, SmoothnessConfig
+from mindscaip.console import console
 from mindscaip.contract import Contract, ExportedModel
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import Prediction, evaluate_stream
@@ -73,12 +74,16 @@ METRICS = {"fsd": FSD, "fsd_intrinsic": FSD_INTRINSIC}
 
 @dataclass(frozen=True)
 class Scored:
-    """One scored checkpoint: ``score`` of its validation errors (eV) and ``metric`` (1/A)."""
+    """One scored checkpoint: ``score`` of its validation errors (eV) and ``metric`` (1/A).
+
+    ``direct`` says whether its forces are a direct output: those of a pre-training are not compared with the rest.
+    """
 
     epoch: int
     step: int
     score: float
     metric: float
+    direct: bool = False
 
 
 def choose(
@@ -299,7 +304,7 @@ class SmoothnessMonitor:
         self.settings = config.smoothness
         self.folder = Path(config.run) / FOLDER
         self._best_path = Path(config.run) / BEST
-        self._epochs, self._val_every = config.training.epochs, config.training.val_every
+        self._epochs, self._val_every = config.pretraining.epochs + config.training.epochs, config.training.val_every
         self.scans, self.skipped = choose_scans(self.settings.scans, elements, self.settings)
         self._paths = [scan_path(scan, self.settings.dense) for scan in self.scans]
         self._starts = [_molecule(scan) for scan in self.scans] if self.settings.nve_steps else []
@@ -308,7 +313,7 @@ class SmoothnessMonitor:
         self._created = clock()
         self._spent = 0.0
         self._cost: float | None = None
-        self._step = 0
+        self._step, self._direct = 0, False
         self._current: tuple[int, dict[str, torch.Tensor]] | None = None
 
     def describe(self) -> str:
@@ -324,7 +329,7 @@ class SmoothnessMonitor:
 
     def __call__(self, epoch: int, step: int, predictor: Predictor) -> dict[str, float]:
         """Score the averaged weights if it is time and within the budget; else nothing."""
-        self._step, self._current = step, None
+        self._step, self._direct, self._current = step, predictor.model.direct, None
         if not self._due(epoch):
             return {}
         model = as_exported(predictor.model)
@@ -356,7 +361,7 @@ class SmoothnessMonitor:
         if self._current is None or not values:
             return score if rule == "validation" or not history else math.inf
         epoch, weights = self._current
-        current = Scored(epoch, self._step, score, values[METRICS[settings.metric]])
+        current = Scored(epoch, self._step, score, values[METRICS[settings.metric]], self._direct)
         earlier, history = history, [*history, current]
         self._keep(history, weights)
         if rule == "validation":
@@ -397,12 +402,13 @@ class SmoothnessMonitor:
         return per_atom * atoms
 
     def _history(self) -> list[Scored]:
-        """Scores of earlier steps; those of later ones were made by a run that was cut off and are dropped."""
+        """Scores of earlier steps of this stage; those of later ones are of a run that was cut off and are dropped."""
         try:
             rows = json.loads((self.folder / HISTORY).read_text())
         except FileNotFoundError:
             return []
-        return [one for one in (Scored(**row) for row in rows) if one.step < self._step]
+        history = [Scored(**row) for row in rows]
+        return [one for one in history if one.step < self._step and one.direct == self._direct]
 
     def _keep(self, history: Sequence[Scored], weights: dict[str, torch.Tensor]) -> None:
         """Save the history and, for ``within``, the weights that may still be chosen."""
@@ -423,9 +429,10 @@ class SmoothnessMonitor:
         """Put weights that were kept into the best checkpoint."""
         state: dict[str, Any] = load_checkpoint(self._best_path)
         weights = torch.load(self._weights_path(chosen), map_location="cpu", weights_only=True)
-        state |= {"model": weights, "ema": weights, "epoch": chosen.epoch, "step": chosen.step}
+        state |= {"model": weights, "ema": weights}
         state["record"] = {**state["record"], "epochs": chosen.epoch, "steps": chosen.step}
-        state.pop("optimizer", None)
+        for name in ("optimizer", "progress"):  # of the checkpoint that it replaces; one resumes from the last
+            state.pop(name, None)
         save_checkpoint(self._best_path, state)
 
     def _weights_path(self, one: Scored) -> Path:
@@ -445,7 +452,9 @@ def make_monitor(config: Config, elements: Sequence[str]) -> SmoothnessMonitor |
         MindscaipError: as :class:`SmoothnessMonitor`; or a rule that needs scores without scans to take them on.
     """
     if config.smoothness.scans:
-        return SmoothnessMonitor(config, elements)
+        monitor = SmoothnessMonitor(config, elements)
+        console.print(monitor.describe(), markup=False, soft_wrap=True)
+        return monitor
     if config.smoothness.select != "validation":
         raise MindscaipError(
             f"smoothness.select={config.smoothness.select} chooses by smoothness; give smoothness.scans=FILE with it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,17 @@ from mindscaip.bsct.score import score_scans
 from mindscaip.config import SmoothnessConfig, load_config
 from mindscaip.contract import load_exported
 from mindscaip.data.structure import Structure
+from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
+from mindscaip.export import export_run
 from mindscaip.studies.nve import drift, initial_velocities, run_nve_ase
 from mindscaip.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from mindscaip.training.loss import Predictor
+from mindscaip.training.prepare import train
 from mindscaip.training.smoothness import (
     FSD,
     FSD_INTRINSIC,
+    NVE,
     SCAN_FORCE,
     SECONDS,
     Scored,
@@ -271,15 +276,17 @@ def imitate_loop(run: Path, watch: SmoothnessMonitor, table: list[tuple[float, f
         if selected < best:
             best = selected
             weights = model.state_dict()
-            state = {"config": {}, "elements": [], "reference_energies": {}, "scale": 1.0, "epoch": epoch}
-            save_checkpoint(run / BEST, {**state, "model": weights, "ema": weights, "record": {"epochs": epoch}})
+            state = {"config": {}, "elements": [], "reference_energies": {}, "scale": 1.0}
+            save_checkpoint(
+                run / BEST, {**state, "model": weights, "ema": weights, "record": {"epochs": epoch, "steps": 0}}
+            )
 
 
-def best_epoch(run: Path) -> tuple[int, int, float]:
+def best_epoch(run: Path) -> tuple[int, float]:
     state = load_checkpoint(run / BEST)
     weights = small_model(dtype=torch.float32)
     weights.load_state_dict(state["ema"])
-    return state["epoch"], state["record"]["epochs"], next(weights.parameters()).flatten()[0].item()
+    return state["record"]["epochs"], next(weights.parameters()).flatten()[0].item()
 
 
 TABLE = [(0.5, 9.0), (0.3, 4.0), (0.2, 4.5), (0.1, 5.5), (0.4, 3.5), (0.15, 3.9), (0.6, 3.4), (0.7, 8.0)]
@@ -292,7 +299,7 @@ def test_the_best_checkpoint_is_what_the_rule_says(count, tolerance, tmp_path, m
     watch = monitor(tmp_path, *NO_CLOCK, "smoothness.select=within", f"smoothness.tolerance={tolerance}")
     imitate_loop(tmp_path, watch, TABLE[:count], monkeypatch)
     expected = choose(scored(*TABLE[:count]), "within", tolerance=tolerance).epoch
-    assert best_epoch(tmp_path) == (expected, expected, float(expected))
+    assert best_epoch(tmp_path) == (expected, float(expected))
     assert len(list((tmp_path / "smoothness").glob("epoch-*.pt"))) == len(
         may_be_chosen(scored(*TABLE[:count]), tolerance)
     )
@@ -304,7 +311,7 @@ def test_an_earlier_checkpoint_comes_back_when_the_limit_falls(tmp_path, monkeyp
     imitate_loop(tmp_path, watch, table[:2], monkeypatch)
     assert best_epoch(tmp_path)[0] == 2
     imitate_loop(tmp_path, watch, table[2:], monkeypatch, first=3)  # limit 4.07: the second is out, the first is back
-    assert best_epoch(tmp_path) == (1, 1, 1.0)
+    assert best_epoch(tmp_path) == (1, 1.0)
 
 
 def test_the_weighted_rule_and_the_published_metric(tmp_path, monkeypatch):
@@ -340,3 +347,47 @@ def monitor_history(run: Path, arguments) -> list[Scored]:
     watch = monitor(run, *arguments)
     watch._step = 10**9
     return watch._history()
+
+
+def test_a_pretraining_with_direct_forces_is_not_compared_with_the_rest(tmp_path, monkeypatch):
+    watch = monitor(tmp_path, *NO_CLOCK, "smoothness.select=within", "smoothness.tolerance=0.1")
+    monkeypatch.setattr(smoothness, "scan_values", lambda *_: {FSD: 1.0, FSD_INTRINSIC: 1.0})
+    direct = Predictor(small_model(dtype=torch.float32, head="direct")).eval()
+    assert watch.select(0.1, watch(1, 10, direct)) == -1.0
+    monkeypatch.setattr(smoothness, "scan_values", lambda *_: {FSD: 9.0, FSD_INTRINSIC: 9.0})
+    proper = Predictor(small_model(dtype=torch.float32)).eval()
+    assert watch.select(0.5, watch(2, 20, proper)) == -2.0
+
+
+# --- a training with it ---
+
+
+def test_training_logs_the_scores_and_the_rule_chooses(tmp_path):
+    """Columns beside the losses, a row in each that is due, the choice of the rule in the best checkpoint; resumed."""
+    from ase.io import write
+
+    rng = np.random.default_rng(0)
+    toy = load_exported(write_toy(tmp_path / "toy.pt"))
+    start = ethanol()
+    frames = [replace(start, positions=start.positions + rng.normal(scale=0.08, size=(9, 3))) for _ in range(20)]
+    for frame, prediction in zip(frames, evaluate(toy, frames), strict=True):
+        frame.energy, frame.forces = prediction.energy, prediction.forces
+    write(tmp_path / "data.xyz", [frame.to_ase() for frame in frames], format="extxyz")
+    model = ("embed_dim=16", "num_layers=1", "num_heads=2", "num_radial=16", "gamma=1.5", "l_max=2", "graph.cutoff=4.0")
+    arguments = [f"data.train={tmp_path / 'data.xyz'}", *(f"model.{key}" for key in model), "data.val_fraction=0.2"]
+    arguments += ["training.batch_size=4", "accelerator=cpu", f"smoothness.scans={FIXTURE}", *CHEAP]
+    arguments += ["smoothness.max_fraction=null", "smoothness.every=2", "smoothness.select=within"]
+
+    run = tmp_path / "run"
+    train(load_config([*arguments, f"run={run}", "training.epochs=6"]))
+    with (run / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row[FSD_INTRINSIC] != "" for row in rows] == [False, True] * 3
+    found = [row for row in rows if row[FSD_INTRINSIC]]
+    assert all(float(row[name]) > 0 for row in found for name in (FSD, SCAN_FORCE, NVE, SECONDS))
+    history = monitor_history(run, ("smoothness.select=within",))
+    assert [one.epoch for one in history] == [2, 4, 6]
+    chosen = choose(history, "within", tolerance=0.1)
+    assert load_checkpoint(run / BEST)["record"]["epochs"] == chosen.epoch
+    export_run(run, tmp_path / "model.pt", dtype="float64")
+    assert load_exported(tmp_path / "model.pt").metadata["record"]["epochs"] == chosen.epoch
