@@ -16,7 +16,7 @@ Four tests, none of which needs to know the level of theory:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ NAMED_WITHIN = 0.1
 DISTANCE_RANGE = (0.65, 1.5)
 LARGEST_MEDIAN_FORCE = 15.0
 """eV/A. Thermal samples have 0.3 to 3; kcal/mol/A read as eV/A gives 10 to 70."""
+BINDING_RANGE = (-20.0, 3.0)
+"""eV/atom, energies relative to the isolated atoms."""
 _ENERGY_NAMES = ("eV", "hartree", "kcal/mol", "kJ/mol")
 _LENGTH_NAMES = ("Angstrom", "bohr", "nm")
 
@@ -90,6 +92,34 @@ def raise_on_error(findings: Iterable[Finding], where: str) -> None:
         raise MindscaipError(
             f"{where}: {'; also, '.join(errors)} (--no-check imports the data as they are, if you know better)"
         )
+
+
+def check_isolated(structures: Sequence[Structure], isolated: Mapping[str, float]) -> Finding:
+    """Energies of the isolated atoms against those of the structures: the atoms of a structure are bound.
+
+    Args:
+        structures: converted, with energies.
+        isolated: eV by element symbol.
+    """
+    name = "isolated atoms"
+    bindings = [
+        (s.energy - sum(isolated[symbol] for symbol in s.symbols)) / len(s)
+        for s in structures
+        if s.energy is not None and len(s) > 1 and all(symbol in isolated for symbol in s.symbols)
+    ]
+    if not bindings:
+        return Finding(name, "unknown", "no structure whose elements all have an energy of the isolated atom")
+    typical = float(np.median(bindings))
+    values = {"median_binding_eV_per_atom": typical}
+    if BINDING_RANGE[0] < typical < BINDING_RANGE[1]:
+        return Finding(name, "ok", f"structures are bound by {-typical:.2f} eV/atom against isolated atoms", values)
+    return Finding(
+        name,
+        "error",
+        f"against the isolated atoms, structures have {typical:.4g} eV/atom (usual: -10 to 0): the isolated atoms are "
+        "of another level of theory, or in another unit",
+        values,
+    )
 
 
 # Energy against force

@@ -74,7 +74,8 @@ def write_store(
         path: the file to write (``.h5``); an existing one is replaced when the new one is whole.
         structures: at least one.
         isolated_energies: energy of the isolated atom in eV by element symbol.
-        provenance: how the labels were made, anything that JSON can hold.
+        provenance: how the labels were made, anything that JSON can hold. This and the energies above are looked at
+            when the stream has ended, so that whoever feeds it can still fill them.
 
     Raises:
         MindscaipError: no structure, a label that is not finite, an unknown element.
@@ -91,14 +92,15 @@ def _write(
     *,
     allow_empty: bool,
 ) -> int:
-    isolated = {str(k): float(v) for k, v in (isolated_energies or {}).items()}
-    for symbol, energy in isolated.items():
-        if symbol not in atomic_numbers or not math.isfinite(energy):
-            raise MindscaipError(f"isolated-atom energy {symbol!r}: {energy} is not a finite energy of an element")
-    spool = _Spool()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spool = _Spool(path.parent)
     with spool:
         for structure in structures:
             spool.add(structure)
+        isolated = {str(k): float(v) for k, v in (isolated_energies or {}).items()}
+        for symbol, energy in isolated.items():
+            if symbol not in atomic_numbers or not math.isfinite(energy):
+                raise MindscaipError(f"isolated-atom energy {symbol!r}: {energy} is not a finite energy of an element")
         if spool.num_structures == 0 and not allow_empty:
             raise MindscaipError(f"there is no structure to write into {path}")
         try:
@@ -125,11 +127,11 @@ class _Spool:
     Contiguous HDF5 arrays need their final length when they are made, and a stream tells it only at its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.num_structures = 0
         self.num_atoms = 0
         self._files: dict[str, IO[bytes]] = {
-            name: tempfile.SpooledTemporaryFile(max_size=_BLOCK)  # noqa: SIM115 (closed in __exit__)
+            name: tempfile.SpooledTemporaryFile(max_size=_BLOCK, dir=str(folder))  # noqa: SIM115 (closed in __exit__)
             for name in _ARRAYS
         }
         self._present = dict.fromkeys(_OPTIONAL, False)
@@ -327,6 +329,11 @@ class Store:
     def cells(self) -> np.ndarray:
         """Lattice vectors as rows in A, float64 ``[M, 3, 3]`` (mapped, not loaded)."""
         return self._array("cell")
+
+    @property
+    def stresses(self) -> np.ndarray:
+        """Stresses in eV/A^3, float64 ``[M, 3, 3]``, NaN where there is none; only where ``has_stress`` (mapped)."""
+        return self._array("stress")
 
     @property
     def pbc(self) -> np.ndarray:

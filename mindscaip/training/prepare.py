@@ -221,7 +221,7 @@ def _isolated(settings: DataConfig) -> dict[str, float] | None:
                     if energies.setdefault(symbol, energy) != energy:
                         raise MindscaipError(
                             f"{path} has {energy} eV for an isolated {symbol} atom, another training file "
-                            f"{energies[symbol]}: different levels of theory do not mix; give data.isolated=FILE if it is one"
+                            f"{energies[symbol]}: levels of theory do not mix; give data.isolated=FILE if it is one"
                         )
     return energies or None
 
