@@ -47,7 +47,7 @@ def measure(num_atoms: int, ranking: str, threads: int) -> dict[str, float]:
     begin = time.perf_counter()
     graph = build_graph(num_atoms, index, vectors, 30, 6.0, 0.2, 10.0, "diffknn", "bump", ranking)
     bias = graph.log_envelope.float()
-    windows = [make_windows(end, bias, num_atoms) for end in (graph.center, graph.neighbor)]
+    windows = [make_windows(end, bias, num_atoms, 8) for end in (graph.center, graph.neighbor)]
     return {
         "atoms": num_atoms,
         "listed": len(vectors),

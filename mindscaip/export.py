@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.graph.diffknn import Graph
 from mindscaip.graph.windows import Windows
+from mindscaip.model.attention import fold_norms
 from mindscaip.model.backbone import MinDScAIP
 from mindscaip.model.rotations import RotationAverage, RotationGrid, rotation_grid
 from mindscaip.training.checkpoint import BEST, LAST, build_model, load_checkpoint
@@ -108,6 +110,7 @@ def export_model(
         raise MindscaipError(f"dtype {dtype!r} is not supported; choose float32 or float64")
     model.set_precision(DTYPES[dtype])
     eager = ExportedPotential(model).eval()
+    folded = fold_norms(deepcopy(eager))
     contract = Contract(
         elements=tuple(elements),
         cutoff=model.cutoff,
@@ -118,9 +121,9 @@ def export_model(
         conservative=not model.direct,
         smooth=model.kind == "diffknn" and model.rank_function == "bump",
         ranking=model.ranking,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in folded.parameters()),
     )
-    contract = write_exported(torch.jit.script(eager), path, contract, metadata)
+    contract = write_exported(torch.jit.script(folded), path, contract, metadata)
     try:
         compare_with_eager(eager, path, elements)
     except MindscaipError:

@@ -13,7 +13,7 @@ from mindscaip.config import ModelConfig
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER
 from mindscaip.graph.diffknn import Graph, build_graph, list_cutoff, weigh_edges, window_ranks
 from mindscaip.graph.windows import Windows, make_windows
-from mindscaip.model.attention import Block
+from mindscaip.model.attention import Block, LastBlock
 from mindscaip.model.features import TokenEmbedding
 from mindscaip.model.heads import DirectForceHead, EnergyHead
 
@@ -46,6 +46,7 @@ class MinDScAIP(nn.Module):
         self.rank_function: str = graph.rank_function
         self.ranking: str = graph.ranking
         self.direct = config.head == "direct"
+        self.num_heads = config.num_heads
 
         species_of = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
         for index, symbol in enumerate(elements):
@@ -65,16 +66,10 @@ class MinDScAIP(nn.Module):
             config.gamma,
             config.hidden_factor * width,
         )
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                config.num_heads,
-                config.temperature,
-                config.hidden_factor * width,
-                config.atom_hidden_factor * width,
-            )
-            for _ in range(config.num_layers)
-        )
+        hidden, atom_hidden = config.hidden_factor * width, config.atom_hidden_factor * width
+        shape = (width, config.num_heads, config.temperature)
+        self.blocks = nn.ModuleList(Block(*shape, hidden, atom_hidden) for _ in range(config.num_layers - 1))
+        self.blocks.append(LastBlock(*shape, atom_hidden))
         self.energy_head = EnergyHead(width)
         self.force_head = DirectForceHead(width) if self.direct else nn.Identity()
         self._initialise(config.num_layers)
@@ -134,8 +129,8 @@ class MinDScAIP(nn.Module):
     @torch.jit.export
     def windows(self, num_atoms: int, graph: Graph) -> tuple[Windows, Windows]:
         """Source and target windows of the graph."""
-        bias = graph.log_envelope.to(self.embedding.radial.weight.dtype)
-        return make_windows(graph.center, bias, num_atoms), make_windows(graph.neighbor, bias, num_atoms)
+        source = self.arrange(num_atoms, graph.center, graph.log_envelope)
+        return source, self.arrange(num_atoms, graph.neighbor, graph.log_envelope)
 
     @torch.jit.export
     def window_ranks(self, num_windows: int, window: Tensor, distance: Tensor) -> Tensor:
@@ -167,7 +162,8 @@ class MinDScAIP(nn.Module):
     @torch.jit.export
     def arrange(self, num_windows: int, window: Tensor, log_envelope: Tensor) -> Windows:
         """Windows of edges that stand in one process, whichever process holds their other ends."""
-        return make_windows(window, log_envelope.to(self.embedding.radial.weight.dtype), num_windows)
+        bias = log_envelope.to(self.embedding.radial.weight.dtype)
+        return make_windows(window, bias, num_windows, self.num_heads)
 
     @torch.jit.export
     def source_stage(self, layer: int, tokens: Tensor, source: Windows) -> Tensor:
@@ -179,7 +175,7 @@ class MinDScAIP(nn.Module):
 
     @torch.jit.export
     def target_stage(self, layer: int, tokens: Tensor, target: Windows) -> Tensor:
-        """Second half of block ``layer``: needs whole target windows."""
+        """Second half of block ``layer``: needs whole target windows; the last gives self tokens ``[N, D]`` alone."""
         for index, block in enumerate(self.blocks):
             if index == layer:
                 tokens = block.target_stage(tokens, target)  # type: ignore[operator]
