@@ -15,10 +15,11 @@ from mindscaip.export import ExportedPotential
 from mindscaip.graph.neighbors import neighbor_list
 from mindscaip.model.backbone import MinDScAIP
 from mindscaip.model.parameters import parameters_by_room
+from mindscaip.training.stages import stages_of
 from tests.golden.cases import model_path
 from tests.models import ELEMENTS, random_structure
 
-# The columns of Table 7, in its order; of "(a)b" the value b, which is that of the fine-tuning.
+# The columns of Table 7, in its order; of "(a)b" a is the value of the pre-training, b that of the fine-tuning.
 COLUMNS = [
     *("spice-direct-force", "spice-grad-knn", "spice-grad-diffknn", "spice-small", "spice-medium", "spice-large"),
     *("spice-weight-decay", "spice-smearing", "spice-temperature", "spice-smear-temp"),
@@ -51,6 +52,18 @@ ROWS = {
     "training.epochs": [100] * 10 + [40] * 4,
     "training.loss.forces": [2] * 10 + [4] * 4,
     "training.loss.stress": [0] * 10 + [10] * 4,
+    "pretraining.epochs": [0] * 10 + [60] * 4,
+}
+IN_PARENTHESES = {
+    "epochs": [60] * 4,
+    "batch_size": [256, 256, 256, 128],
+    "warmup_factor": [0.2] * 4,
+    "warmup_epochs": [1] * 4,
+    "weight_decay": [1e-3, 1e-2, 5e-2, 1e-2],
+    "ema_decay": [0.999] * 4,
+    "gradient_clip": [100] * 4,
+    "loss.energy": [1] * 4,
+    "loss.forces": [2] * 4,
 }
 SIZES = {"small": 3.8e6, "medium": 15e6, "large": 60e6}
 
@@ -75,6 +88,16 @@ def test_values_of_the_table(column: int):
     config = load_config([f"preset={COLUMNS[column]}"])
     expected = {**SAME_IN_ALL, **{key: row[column] for key, row in ROWS.items()}}
     assert {key: value(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("column", range(4), ids=COLUMNS[10:])
+def test_values_in_parentheses(column: int):
+    """Except for the stress, which a model with direct forces does not have."""
+    first, second = stages_of(load_config([f"preset={COLUMNS[10 + column]}"]))
+    assert (first.head, second.head) == ("direct", "conservative")
+    assert first.corruption is not None
+    expected = {key: row[column] for key, row in IN_PARENTHESES.items()}
+    assert {key: value(first.settings, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", SIZES)

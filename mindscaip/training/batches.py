@@ -6,7 +6,7 @@ each takes its share. A run that is resumed, or moved to another number of proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -174,7 +174,7 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Batch]:
         return self.start_at(0)
 
-    def start_at(self, step: int) -> Iterator[Batch]:
+    def start_at(self, step: int) -> Generator[Batch, None, None]:
         """The batches from step ``step`` of the epoch on."""
         plan = self.plan()
         source = self if self.dataset.workers == 0 else replace(self, dataset=self.dataset.without_cache())

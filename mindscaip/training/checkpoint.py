@@ -31,9 +31,10 @@ class Progress:
         stage: name of the stage under way.
         epoch, step: finished ones, over all stages.
         epoch_step: steps done of the epoch under way.
-        first_epoch: where this stage began.
+        first_epoch, first_step: where this stage began.
         minutes, minutes_before: training time of this stage, and of those before.
         best: least selection score of this stage.
+        learning_rate: that of the last step.
         loss_level: running mean of the loss, 0 before the first step.
         sums, counts: of the loss terms over the epoch under way.
         finished: the stage has had all its epochs, or its time.
@@ -48,6 +49,7 @@ class Progress:
     minutes: float = 0.0
     minutes_before: float = 0.0
     best: float = math.inf
+    learning_rate: float = 0.0
     loss_level: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,7 +116,7 @@ class WeightsAndBiases:
         identity = folder / "wandb-id.txt"
         if not identity.exists():
             with atomic_path(identity) as temporary:
-                temporary.write_text(wandb.util.generate_id())
+                temporary.write_text(uuid.uuid4().hex[:8])
         self._run = wandb.init(
             project="mindscaip",
             name=folder.name,

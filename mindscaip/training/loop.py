@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from mindscaip.training.loss import TERMS, batch_counts
 from mindscaip.training.progress import TrainingBar
 from mindscaip.training.run import StageRun
 from mindscaip.training.schedule import Clock, learning_rate, schedule_position
-from mindscaip.training.stages import PRETRAINING, stages_of
+from mindscaip.training.stages import PRETRAINING, remaining, stages_of
 from mindscaip.training.validation import averaged_weights, selection_score, validation_errors
 from mindscaip.units import EV_TO_MEV
 
@@ -72,8 +73,7 @@ def fit(
     logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     stages = stages_of(config)
     if resume is not None:
-        reached = [stage.name for stage in stages].index(resume["stage"])
-        stages = stages[reached + (resume["progress"]["finished"] and reached + 1 < len(stages)) :]
+        stages = remaining(stages, resume)
     state = resume
     with StopRequest() as stop, TrainingBar(processes.is_first) as bar:
         training = Training(folder, train_set, val_set, processes, logs, callbacks, bar, stop)
@@ -112,38 +112,38 @@ def train_stage(run: StageRun, training: Training) -> None:
             processes.size,
         )
         steps = len(batches.plan())
-        coming = batches.start_at(progress.epoch_step)
         run.predictor.train()
-        while progress.epoch_step < steps:
-            batch, error = _next(coming)
-            counts = batch_counts(batch, settings.loss.stress > 0) if batch else dict.fromkeys(TERMS, 0)
-            agreed = processes.agree(counts, error, training.stop.signal, clock.minutes())
-            progress.minutes = agreed.minutes
-            if agreed.signal:
-                _stop(run, training, agreed.signal)
-            if _over(progress, settings.max_minutes) and progress.epoch_step > 0:
-                break
-            if progress.minutes - saved > settings.checkpoint_minutes:
-                run.save(training.folder / LAST)
-                saved = progress.minutes
-            assert batch is not None
-            epochs = progress.epoch - progress.first_epoch + progress.epoch_step / steps
-            rate = learning_rate(schedule_position(epochs, progress.minutes, settings), epochs, settings)
+        with closing(batches.start_at(progress.epoch_step)) as coming:
+            while progress.epoch_step < steps:
+                batch, error = _next(coming)
+                counts = batch_counts(batch, settings.loss.stress > 0) if batch else dict.fromkeys(TERMS, 0)
+                agreed = processes.agree(counts, error, training.stop.signal, clock.minutes())
+                progress.minutes = agreed.minutes
+                if agreed.signal:
+                    _stop(run, training, agreed.signal)
+                if _over(progress, settings.max_minutes) and progress.epoch_step > 0:
+                    break
+                if progress.minutes - saved > settings.checkpoint_minutes:
+                    run.save(training.folder / LAST)
+                    saved = progress.minutes
+                epochs = progress.epoch - progress.first_epoch + progress.epoch_step / steps
+                position = schedule_position(epochs, progress.minutes, settings)
+                rate = learning_rate(position, epochs, settings)
 
-            batch = batch.to(run.device)
-            loss, terms = run.loss(batch, agreed.counts)
-            total, *sums = processes.total([loss.item(), *terms.tolist()])
-            _check(run, training, batches, total, "loss")
-            norm = run.gradient(loss, processes.size)
-            if not math.isfinite(norm):
-                _check(run, training, batches, norm, "gradient")
-            run.update(rate)
+                assert batch is not None
+                loss, terms = run.loss(batch.to(run.device), agreed.counts)
+                total, *sums = processes.total([loss.item(), *terms.tolist()])
+                _check(run, training, batches, total, "loss")
+                norm = run.gradient(loss, processes.size)
+                if not math.isfinite(norm):
+                    _check(run, training, batches, norm, "gradient")
+                run.update(rate)
 
-            _count(progress, total, dict(zip(TERMS, sums, strict=True)), agreed.counts)
-            epochs = progress.epoch - progress.first_epoch + progress.epoch_step / steps
-            atoms = agreed.counts["forces"] + agreed.counts["noise"]
-            position = schedule_position(epochs, progress.minutes, settings)
-            training.bar.step(progress.step - progress.first_step, position, _means(progress), rate, atoms)
+                progress.learning_rate = rate
+                _count(progress, total, dict(zip(TERMS, sums, strict=True)), agreed.counts)
+                atoms = agreed.counts["forces"] + agreed.counts["noise"]
+                done = progress.step - progress.first_step
+                training.bar.step(done, position + 1.0 / (steps * settings.epochs), _means(progress), rate, atoms)
 
         progress.epoch += 1
         progress.epoch_step = 0
@@ -151,7 +151,7 @@ def train_stage(run: StageRun, training: Training) -> None:
         epochs_done = progress.epoch - progress.first_epoch
         progress.finished = _finished(run)
         if epochs_done % settings.val_every == 0 or progress.finished:
-            _validate(run, training, rate)
+            _validate(run, training)
         progress.sums, progress.counts = {}, {}
         if progress.finished and run.stage.name == PRETRAINING:
             run.save(training.folder / PRETRAINED)
@@ -160,7 +160,7 @@ def train_stage(run: StageRun, training: Training) -> None:
             saved = progress.minutes
 
 
-def _next(batches: Any) -> tuple[Batch | None, str]:
+def _next(batches: Iterator[Batch]) -> tuple[Batch | None, str]:
     """The next batch, or the sentence that says why there is none: other processes have to know of it."""
     try:
         return next(batches), ""
@@ -191,7 +191,7 @@ def _means(progress: Progress) -> dict[str, float]:
     return {name: value / max(progress.counts[name], 1.0) for name, value in progress.sums.items()}
 
 
-def _validate(run: StageRun, training: Training, rate: float) -> None:
+def _validate(run: StageRun, training: Training) -> None:
     """Validation of the averaged weights, callbacks, curves, and the best checkpoint."""
     settings, progress, processes = run.stage.settings, run.progress, training.processes
     means, values = _means(progress), {}
@@ -216,7 +216,7 @@ def _validate(run: StageRun, training: Training, rate: float) -> None:
         "epoch": progress.epoch,
         "step": progress.step,
         "minutes": round(progress.total_minutes, 4),
-        "learning_rate": rate,
+        "learning_rate": progress.learning_rate,
         "train_loss": means["loss"],
         "train_energy_mae_meV_per_atom": means["energy"] * EV_TO_MEV,
         "train_force_error_meV_per_A": means["forces"] * EV_TO_MEV,

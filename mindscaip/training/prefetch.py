@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -18,7 +18,7 @@ AHEAD = 3
 """Batches that wait, at most, per thread or process."""
 
 
-def prefetched(build: Callable[[int], T], steps: range, workers: int = 0) -> Iterator[T]:
+def prefetched(build: Callable[[int], T], steps: range, workers: int = 0) -> Generator[T, None, None]:
     """Yield ``build(step)`` for every step, in order, prepared ahead of time.
 
     An exception of ``build`` is raised where its batch would have come. When the iterator is closed or dropped, thread
@@ -32,7 +32,7 @@ def prefetched(build: Callable[[int], T], steps: range, workers: int = 0) -> Ite
     return _by_thread(build, steps) if workers == 0 else _by_processes(build, steps, workers)
 
 
-def _by_thread(build: Callable[[int], T], steps: range) -> Iterator[T]:
+def _by_thread(build: Callable[[int], T], steps: range) -> Generator[T, None, None]:
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
 
@@ -83,7 +83,7 @@ class _Steps(Dataset, Generic[T]):
             return error
 
 
-def _by_processes(build: Callable[[int], T], steps: range, workers: int) -> Iterator[T]:
+def _by_processes(build: Callable[[int], T], steps: range, workers: int) -> Generator[T, None, None]:
     loader: Any = DataLoader(
         _Steps(build, steps), batch_size=None, num_workers=min(workers, max(1, len(steps))), prefetch_factor=AHEAD
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mindscaip.config import Config, TrainingConfig
+from mindscaip.errors import MindscaipError
 from mindscaip.model.backbone import MinDScAIP
 from mindscaip.model.heads import Denoiser
 from mindscaip.training.denoising import Corruption
@@ -57,6 +58,21 @@ def stages_of(config: Config) -> list[Stage]:
     if own.dens_probability > 0:
         corruption = Corruption(own.dens_probability, own.dens_sigma, own.dens_atoms)
     return [Stage(PRETRAINING, settings, "direct", corruption, own.dens_weight), training]
+
+
+def remaining(stages: list[Stage], state: dict[str, Any]) -> list[Stage]:
+    """The stages that a checkpoint leaves to do: its own, unless that is finished and another follows, and the rest.
+
+    Raises:
+        MindscaipError: the configuration no longer has the stage of the checkpoint.
+    """
+    names = [stage.name for stage in stages]
+    if state["stage"] not in names:
+        raise MindscaipError(
+            f"the run is in its {state['stage']}, which the configuration no longer has; keep pretraining.epochs above 0"
+        )
+    reached = names.index(state["stage"])
+    return stages[reached + 1 :] if state["progress"]["finished"] and stages[reached + 1 :] else stages[reached:]
 
 
 def build_predictor(config: Config, stage: Stage, record: dict[str, Any]) -> Predictor:

@@ -168,12 +168,13 @@ def test_weights_and_biases_gets_every_row_and_the_same_run_on_resume(data, tmp_
         return SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda: rows.append("finished"))
 
     stand_in = ModuleType("wandb")
-    stand_in.init, stand_in.util = init, SimpleNamespace(generate_id=lambda: "abc123")
+    stand_in.init = init
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     monkeypatch.setattr(prepare, "check_loggers", lambda names: None)
     train(config_for(tmp_path / "run", data, "training.loggers=[wandb]", "training.epochs=2"))
     resume(tmp_path / "run", ["training.epochs=3"])
-    assert [call["id"] for call in calls] == ["abc123", "abc123"]
+    assert calls[0]["id"] == calls[1]["id"] == (tmp_path / "run" / "wandb-id.txt").read_text()
+    assert [call["resume"] for call in calls] == ["allow", "allow"]
     assert calls[0]["config"]["model"]["embed_dim"] == 16
     assert [row if row == "finished" else row[0] for row in rows] == [3, 6, "finished", 9, "finished"]
     assert rows[0][1]["val_force_mae_meV_per_A"] == pytest.approx(
