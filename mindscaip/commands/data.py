@@ -198,11 +198,10 @@ def _print_info(info: DataInfo) -> None:
     if info.molecules:
         largest = ", ".join(f"{name or '(none)'} {count}" for name, count in list(info.largest_molecules.items())[:3])
         say(f"{info.molecules} molecules or materials; most structures: {largest}")
-    table = Table("", "min", "1 %", "median", "99 %", "max", "rms")
-    table.columns[0].no_wrap = True
+    table = Table("", "min", "1 %", "median", "99 %", "max", "rms", "", box=None)
     for name, d in info.distributions.items():
         numbers = (d.minimum, d.low, d.median, d.high, d.maximum, d.rms)
-        table.add_row(f"{name} ({d.unit})" if d.unit else name, *(f"{number:.3g}" for number in numbers))
+        table.add_row(name, *(f"{number:.3g}" for number in numbers), d.unit)
     out.print(table)
     for name, distribution in info.distributions.items():
         say(_histogram(name, distribution))

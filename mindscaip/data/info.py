@@ -60,7 +60,6 @@ class Distribution:
         if inner[0] == inner[1]:
             inner = inner + np.array([-0.5, 0.5]) * max(abs(inner[0]) * 1e-6, 1e-6)
         counts, edges = np.histogram(np.clip(values, *inner), bins=BINS, range=(inner[0], inner[1]))
-        quantiles = np.percentile(values, [0, 1, 50, 99, 100])
         minimum, low, median, high, maximum = (float(q) for q in np.percentile(values, [0, 1, 50, 99, 100]))
         return cls(
             unit=unit,
@@ -155,8 +154,8 @@ def describe(path: str | Path, outlier_z: float = OUTLIER_Z) -> DataInfo:
         energies, largest_force = np.concatenate(energy), np.concatenate(largest)
         num_atoms = data.num_atoms
         distributions = {
-            "atoms per structure": Distribution.of(num_atoms.astype(float), ""),
-            "energy over reference": Distribution.of(energies, "eV/atom"),
+            "atoms": Distribution.of(num_atoms.astype(float), ""),
+            "energy - reference": Distribution.of(energies, "eV/atom"),
             "force on an atom": Distribution.of(np.concatenate(forces_sample).astype(float), "eV/A"),
             "largest force": Distribution.of(largest_force, "eV/A"),
             "nearest distance": Distribution.of(distances, "A"),
@@ -167,7 +166,7 @@ def describe(path: str | Path, outlier_z: float = OUTLIER_Z) -> DataInfo:
             distributions["pressure"] = Distribution.of(pressure, "meV/A^3")
         # A little spread is not an outlier in data without any (one composition, one minimum).
         scores = {
-            "energy over reference (eV/atom)": (energies, _robust_z(energies, 1e-3)),
+            "energy - reference (eV/atom)": (energies, _robust_z(energies, 1e-3)),
             "largest force (eV/A)": (largest_force, _robust_z(np.log(np.maximum(largest_force, 1e-3)), 0.1)),
             "nearest distance over covalent radii": (ratios, np.minimum(_robust_z(np.log(ratios), 0.05), 0.0)),
         }
