@@ -14,6 +14,8 @@ from tests.toys import write_toy
 MINDSCAIP = Path(sys.executable).with_name("mindscaip")
 COMMANDS = [
     "label",
+    "data import",
+    "data info",
     "train",
     "export",
     "info",
