@@ -29,8 +29,8 @@ from mindscaip.model.backbone import MinDScAIP
 
 MOLECULES = 0.0334
 """Water molecules per A^3 at 300 K."""
-WARM_UP = 3
-"""TorchScript rewrites a model during its first calls."""
+WARM_UP = 1
+"""The first call loads and allocates."""
 GEOMETRY = np.array([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]])
 
 
