@@ -65,4 +65,5 @@ def report(
         console.print(f"Left out {key}: {reason}", markup=False, soft_wrap=True)
     write_page(found, output)
     size = output.stat().st_size / 1e6
-    console.print(f"Wrote {output} ({len(found.scans)} scans, {len(found.runs)} potential{"" if len(found.runs) == 1 else "s"}, {size:.1f} MB)")
+    potentials = "1 potential" if len(found.runs) == 1 else f"{len(found.runs)} potentials"
+    console.print(f"Wrote {output} ({len(found.scans)} scans, {potentials}, {size:.1f} MB)")
