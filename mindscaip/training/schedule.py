@@ -45,11 +45,11 @@ def learning_rate(position: float, epochs: float, settings: TrainingConfig) -> f
 @torch.no_grad()
 def update_ema(ema: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
     """Exponential moving average of the weights; buffers are copied."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            ema[name].lerp_(tensor, 1.0 - decay)
-        else:
-            ema[name].copy_(tensor)
+    current = model.state_dict()
+    names = [name for name, tensor in current.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([ema[name] for name in names], [current[name] for name in names], 1.0 - decay)
+    for name in current.keys() - set(names):
+        ema[name].copy_(current[name])
 
 
 class Clock:

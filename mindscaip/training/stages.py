@@ -69,7 +69,7 @@ def remaining(stages: list[Stage], state: dict[str, Any]) -> list[Stage]:
     names = [stage.name for stage in stages]
     if state["stage"] not in names:
         raise MindscaipError(
-            f"the run is in its {state['stage']}, which the configuration no longer has; keep pretraining.epochs above 0"
+            f"the run is in {state['stage']}, which the configuration no longer has: keep pretraining.epochs above 0"
         )
     reached = names.index(state["stage"])
     return stages[reached + 1 :] if state["progress"]["finished"] and stages[reached + 1 :] else stages[reached:]

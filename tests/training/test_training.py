@@ -1,6 +1,7 @@
 """Training: it learns, resumes to the same numbers, and says what is wrong."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -19,13 +20,14 @@ from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.export import export_run
 from mindscaip.metrics import error_statistics
+from mindscaip.training import prepare
 from mindscaip.training.batches import EpochBatches, random_rotations
 from mindscaip.training.checkpoint import build_model, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.logs import CURVES
 from mindscaip.training.loss import Predictor, weighted_loss
 from mindscaip.training.prepare import resume, train
-from mindscaip.training.schedule import learning_rate, make_optimizer
+from mindscaip.training.schedule import learning_rate, make_optimizer, update_ema
 from tests.models import random_structure, small_model
 from tests.toys import write_toy
 
@@ -265,3 +267,73 @@ def test_weight_decay_spares_norms_biases_and_embeddings():
     for name, parameter in model.named_parameters():
         is_spared = parameter.ndim == 1 or name.startswith(("embedding.atom", "embedding.center", "embedding.neighbor"))
         assert (id(parameter) in spared) == is_spared, name
+
+
+class Scorer:
+    """A callback that scores every second validation and likes the second epoch best."""
+
+    columns = ("wiggles", "seconds")
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, epoch, step, predictor):
+        assert not predictor.training
+        self.weights.append({name: tensor.clone() for name, tensor in predictor.model.state_dict().items()})
+        return {"wiggles": float(abs(epoch - 2)), "seconds": 0.5} if epoch % 2 == 0 else {}
+
+    def select(self, score, values):
+        return values.get("wiggles", math.inf)
+
+
+def test_a_callback_sees_the_averaged_weights_and_may_choose(data_file, tmp_path, monkeypatch):
+    scorer = Scorer()
+    original = prepare.fit
+    monkeypatch.setattr(prepare, "fit", lambda *arguments: original(*arguments[:-1], [scorer]))
+    state = train(config_for(tmp_path / "run", data_file, "training.epochs=4"))
+    with (tmp_path / "run" / CURVES).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["wiggles"] for row in rows] == ["", "0.0", "", "2.0"]
+    assert [row["seconds"] for row in rows] == ["", "0.5", "", "0.5"]
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["progress"]["epoch"] == 2
+    assert len(scorer.weights) == 4
+    for name, tensor in scorer.weights[-1].items():
+        assert torch.equal(tensor, state["ema"][name]), name
+
+
+def test_the_average_is_one_of_floats_and_a_copy_of_the_rest():
+    module = torch.nn.Linear(2, 1)
+    module.register_buffer("count", torch.tensor(3))
+    module.register_buffer("exact", torch.tensor(5.0, dtype=torch.float64))
+    ema = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    update_ema(ema, module, 0.75)
+    assert torch.allclose(ema["weight"], 0.25 * module.weight)
+    assert ema["exact"].item() == 1.25
+    assert ema["count"].item() == 3
+
+
+def test_reference_energies_are_those_of_isolated_atoms_or_of_the_training_part_alone(tmp_path):
+    """Validation energies that are off by 1000 eV change nothing; with isolated atoms the fit is of the binding."""
+    from ase.io import write
+
+    rng = np.random.default_rng(0)
+    structures = []
+    for number in range(12):
+        structure = random_structure(4 + number % 3, size=3.0, seed=number)
+        counts = [(structure.numbers == z).sum() for z in (1, 6, 8)]
+        structure.energy = float(np.dot(counts, [-13.0, -1020.0, -2030.0]))
+        structure.forces = rng.normal(size=(len(structure), 3))
+        structures.append(structure)
+    write(tmp_path / "train.xyz", [s.to_ase() for s in structures], format="extxyz")
+    for structure in structures:
+        structure.energy += 1000.0
+    write(tmp_path / "val.xyz", [s.to_ase() for s in structures], format="extxyz")
+    atoms = [Structure(np.array([z]), np.zeros((1, 3)), energy=e) for z, e in ((1, -12.0), (6, -1019.0), (8, -2029.0))]
+    write(tmp_path / "atoms.xyz", [a.to_ase() for a in atoms], format="extxyz")
+    files = [f"data.val={tmp_path / 'val.xyz'}"]
+    expected = {"C": -1020.0, "H": -13.0, "O": -2030.0}
+    for more, isolated in (([], None), ([f"data.isolated={tmp_path / 'atoms.xyz'}"], {"H": -12.0})):
+        config = config_for(tmp_path / "run", tmp_path / "train.xyz", *files, *more)
+        record = prepare.make_record(config, prepare.read_data(config.data))
+        assert record["reference_energies"] == pytest.approx(expected, rel=1e-9)
+        assert (record["isolated_energies_eV"] is None) == (isolated is None)
