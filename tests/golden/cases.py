@@ -53,6 +53,10 @@ def model_path(dtype: str) -> Path:
     return FOLDER / f"model-{dtype}.pt"
 
 
+OLDER_MODEL = FOLDER / "model-before-stages.pt"
+"""A file of the first version, without the stages by which several ranks share a model."""
+
+
 def golden_cases() -> list[GoldenCase]:
     raw = json.loads((FOLDER / "cases.json").read_text())
     assert len(raw) == 6

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mindscaip.contract import CONTRACT_FILE, load_exported
-from tests.golden.cases import model_path
+from tests.golden.cases import OLDER_MODEL
 from tests.lammps.test_errors import assert_refused
 from tests.models import write_small_model
 from tests.toys import write_toy
@@ -122,10 +122,8 @@ def test_a_model_that_fails_on_one_rank_only(run_lammps, staged: Path, tmp_path:
 def test_models_without_stages(run_lammps, tmp_path: Path) -> None:
     toy = write_toy(tmp_path / "toy.pt")
     assert_refused(run_lammps(script(toy), ranks=2), "toy.pt", "no stages for 2 MPI ranks", "export it again")
-    # The golden files are older than the stages, and run on one rank.
-    older = model_path("float64")
-    assert_refused(run_lammps(script(older), ranks=2), "no stages for 2 MPI ranks", "export it again")
-    assert run_lammps(script(older)).returncode == 0
+    assert_refused(run_lammps(script(OLDER_MODEL), ranks=2), "no stages for 2 MPI ranks", "export it again")
+    assert run_lammps(script(OLDER_MODEL)).returncode == 0
     text = load_exported(toy).contract.to_text()
     torch.jit.save(
         load_exported(toy).module,
