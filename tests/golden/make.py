@@ -1,8 +1,8 @@
 """Write the golden files: two small models with random weights, and what they say of six structures.
 
 Run as ``python -m tests.golden.make``. Expected values come from the eager model, not from the exported file,
-so that the export is tested as well. ``model-before-stages.pt`` is not written: it is a file of the first version, which
-engines still run on one rank.
+so that the export is tested as well. ``model-before-stages.pt`` is not written: it is a file of the first version,
+which engines still run on one rank.
 """
 
 from __future__ import annotations
