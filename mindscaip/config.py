@@ -137,7 +137,7 @@ class PretrainingConfig(_Section):
     warmup_factor: float | None = Field(None, ge=0, le=1, description="learning rate at step 0 over learning_rate")
     dens_probability: float = Field(0.5, ge=0, le=1, description="part of the steps that denoise")
     dens_sigma: float = Field(0.1, gt=0, description="standard deviation of the noise on each coordinate, A")
-    dens_atoms: float = Field(0.5, gt=0, le=1, description="part of the atoms of such a step that are moved")
+    dens_atoms: float = Field(1.0, gt=0, le=1, description="part of the atoms of such a step that are moved")
     dens_weight: float = Field(
         1.0, ge=0, description="weight of the error of the noise over dens_sigma, times the RMS force"
     )

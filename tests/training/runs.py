@@ -35,7 +35,7 @@ ARGUMENTS = [
     "training.epochs=3",
     "accelerator=cpu",
 ]
-PRETRAINING = ["pretraining.epochs=2", "pretraining.dens_probability=0.6"]
+PRETRAINING = ["pretraining.epochs=2", "pretraining.dens_probability=0.6", "pretraining.dens_atoms=0.7"]
 
 
 def write_data(folder: Path, count: int = 20) -> Path:
