@@ -6,7 +6,7 @@ each takes its share. A run that is resumed, or moved to another number of proce
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mindscaip.errors import MindscaipError
-from mindscaip.training.prefetch import prefetched
+from mindscaip.training.prefetch import Prefetched
 
 if TYPE_CHECKING:
     from mindscaip.training.dataset import StructureDataset
@@ -174,11 +174,11 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Batch]:
         return self.start_at(0)
 
-    def start_at(self, step: int) -> Generator[Batch, None, None]:
+    def start_at(self, step: int) -> Prefetched[Batch]:
         """The batches from step ``step`` of the epoch on."""
         plan = self.plan()
         source = self if self.dataset.workers == 0 else replace(self, dataset=self.dataset.without_cache())
-        return prefetched(partial(_prepare, source, plan), range(step, len(plan)), self.dataset.workers)
+        return Prefetched(partial(_prepare, source, plan), range(step, len(plan)), self.dataset.workers)
 
 
 def _prepare(batches: EpochBatches, plan: list[np.ndarray], step: int) -> Batch:
@@ -191,4 +191,4 @@ def validation_batches(
     """All structures in order, as they are; process ``rank`` takes every ``processes``-th batch."""
     order: Sequence[np.ndarray] = pack(np.arange(len(dataset)), dataset.num_atoms, batch_size, batch_atoms)
     mine = order[rank::processes]
-    return prefetched(lambda number: dataset.batch(mine[number].tolist()), range(len(mine)))
+    return Prefetched(lambda number: dataset.batch(mine[number].tolist()), range(len(mine)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -18,53 +18,97 @@ AHEAD = 3
 """Batches that wait, at most, per thread or process."""
 
 
-def prefetched(build: Callable[[int], T], steps: range, workers: int = 0) -> Generator[T, None, None]:
-    """Yield ``build(step)`` for every step, in order, prepared ahead of time.
+class Prefetched(Iterator[T]):
+    """Iterate over ``build(step)`` for every step, in order, prepared ahead of time.
 
-    An exception of ``build`` is raised where its batch would have come. When the iterator is closed or dropped, thread
-    or processes end.
+    An exception of ``build`` is raised where its batch would have come. Thread or processes end when the iterator is
+    exhausted, closed or dropped.
+
+    Attributes:
+        late: number of batches that were not ready when they were asked for (the first one never is); threads only.
 
     Args:
         build: makes one batch; for ``workers > 0`` it travels to other processes.
         steps: which, in order.
         workers: number of processes; 0: one thread of this process.
     """
-    return _by_thread(build, steps) if workers == 0 else _by_processes(build, steps, workers)
+
+    def __init__(self, build: Callable[[int], T], steps: range, workers: int = 0) -> None:
+        self.late = 0
+        self._left = len(steps)
+        # Simple queues never make the consumer wait for a lock that the thread holds while it has no core.
+        self._ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._items: Iterator[T | Exception] | None = None
+        if workers > 0 and self._left:
+            loader: Any = DataLoader(
+                _Steps(build, steps), batch_size=None, num_workers=min(workers, self._left), prefetch_factor=AHEAD
+            )
+            self._items = iter(loader)
+        elif self._left:
+            for _ in range(AHEAD):
+                self._places.put(True)
+            # The thread knows the queues, not this object, so that dropping the object ends it.
+            work = (build, steps, self._ready, self._places)
+            self._thread = threading.Thread(target=_work, args=work, name="batches", daemon=True)
+            self._thread.start()
+
+    def __next__(self) -> T:
+        if self._left == 0:
+            self.close()
+            raise StopIteration
+        self._left -= 1
+        if self._items is not None:
+            found = next(self._items)
+            if isinstance(found, Exception):
+                self.close()
+                raise found
+            return found
+        self.late += self._ready.empty()
+        item, error = self._ready.get()
+        if error is not None:
+            self.close()
+            raise error
+        self._places.put(True)
+        return item  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End thread or processes; nothing comes any more."""
+        self._left = 0
+        self._items = None
+        self._dismiss()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _dismiss(self) -> None:
+        """Tell the thread to end after the batch in its hands."""
+        try:
+            while True:
+                self._places.get_nowait()
+        except queue.Empty:
+            self._places.put(False)
+
+    def __del__(self) -> None:
+        if getattr(self, "_thread", None) is not None:
+            self._dismiss()  # without waiting for it: the interpreter may be ending
 
 
-def _by_thread(build: Callable[[int], T], steps: range) -> Generator[T, None, None]:
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=AHEAD)
-    stop = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None]) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                pass
-
-    def work() -> None:
-        for step in steps:
-            if stop.is_set():
-                return
-            try:
-                put((build(step), None))
-            except BaseException as error:
-                put((None, error))
-                return
-
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        for _ in steps:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
+def _work(
+    build: Callable[[int], T],
+    steps: range,
+    ready: queue.SimpleQueue[tuple[T | None, BaseException | None]],
+    places: queue.SimpleQueue[bool],
+) -> None:
+    for step in steps:
+        if not places.get():
+            return
+        try:
+            ready.put((build(step), None))
+        except BaseException as error:
+            ready.put((None, error))
+            return
 
 
 class _Steps(Dataset, Generic[T]):
@@ -81,13 +125,3 @@ class _Steps(Dataset, Generic[T]):
             return self._build(self._steps[number])
         except Exception as error:
             return error
-
-
-def _by_processes(build: Callable[[int], T], steps: range, workers: int) -> Generator[T, None, None]:
-    loader: Any = DataLoader(
-        _Steps(build, steps), batch_size=None, num_workers=min(workers, max(1, len(steps))), prefetch_factor=AHEAD
-    )
-    for item in loader:
-        if isinstance(item, Exception):
-            raise item
-        yield item
