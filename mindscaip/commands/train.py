@@ -43,7 +43,7 @@ def train_command(
         return
 
     from mindscaip.training import prepare
-    from mindscaip.training.distributed import is_first_process
+    from mindscaip.training.distributed import is_first_process, leave_together
     from mindscaip.training.interrupt import Interrupted
 
     _keep_freed_memory()
@@ -52,13 +52,15 @@ def train_command(
             prepare.resume(resume, arguments or [])
         elif config is not None:
             prepare.train(config)
-    except MindscaipError:
-        if is_first_process():
-            raise
-        sys.exit(2)  # the first process speaks for all
+    except MindscaipError as error:
+        if is_first_process():  # it speaks for all
+            print(f"mindscaip: error: {error}", file=sys.stderr, flush=True)
+        leave_together()
+        sys.exit(2)
     except Interrupted as stopped:
         if is_first_process():
             console.print(stopped.message, markup=False, soft_wrap=True)
+        leave_together()
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         if is_first_process():

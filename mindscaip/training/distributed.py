@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,6 +66,13 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0 or launched_processes() is None
 
 
+def leave_together() -> None:
+    """Wait for the other processes: launchers kill the rest, the one that speaks as well, as soon as one has ended."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        with suppress(RuntimeError):  # another one has ended already
+            torch.distributed.barrier()
+
+
 @dataclass(frozen=True)
 class Agreement:
     """What the processes know of each other before a step: counts over all of them, the clock, a signal (0: none)."""
@@ -94,12 +102,13 @@ class Processes:
         Raises:
             MindscaipError: another process has ended.
         """
+        if self.size == 1:
+            return [float(value) for value in values]
         tensor = torch.as_tensor(values, dtype=torch.float64, device=self._fabric.device).detach().clone()
-        if self.size > 1:
-            try:
-                torch.distributed.all_reduce(tensor)
-            except RuntimeError:
-                raise MindscaipError("another process of this training has ended; see what it said") from None
+        try:
+            torch.distributed.all_reduce(tensor)
+        except RuntimeError:
+            raise MindscaipError("another process of this training has ended; see what it said") from None
         return tensor.tolist()
 
     def agree(self, counts: dict[str, int], error: str, number: int, minutes: float) -> Agreement:

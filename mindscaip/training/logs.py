@@ -29,6 +29,8 @@ CURVE_COLUMNS = (
 )
 """Columns of ``curves.csv``; those of callbacks follow. Epochs, steps and minutes are counted over all stages;
 ``pretraining`` is 1 in that stage, else 0."""
+NOISE_COLUMN = "train_noise_error"
+"""Stands in runs with denoising: mean ``||d noise||_2`` in standard deviations (knowing nothing gives 1.6)."""
 _PACKAGES = {"tensorboard": ("torch.utils.tensorboard", "tensorboard"), "wandb": ("wandb", "wandb")}
 
 

@@ -21,7 +21,7 @@ from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.distributed import Processes
 from mindscaip.training.failure import save_failure
 from mindscaip.training.interrupt import Interrupted, StopRequest
-from mindscaip.training.logs import CURVE_COLUMNS, Log, open_logs
+from mindscaip.training.logs import CURVE_COLUMNS, NOISE_COLUMN, Log, open_logs
 from mindscaip.training.loss import TERMS, batch_counts
 from mindscaip.training.progress import TrainingBar
 from mindscaip.training.run import StageRun
@@ -69,9 +69,11 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     processes, folder = Processes(fabric), Path(config.run)
-    columns = [*CURVE_COLUMNS, *(column for callback in callbacks for column in callback.columns)]
-    logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     stages = stages_of(config)
+    columns = [*CURVE_COLUMNS, *(column for callback in callbacks for column in callback.columns)]
+    if any(stage.corruption for stage in stages):
+        columns.append(NOISE_COLUMN)
+    logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     if resume is not None:
         stages = remaining(stages, resume)
     state = resume
@@ -212,7 +214,7 @@ def _validate(run: StageRun, training: Training) -> None:
             return found
 
         values = processes.together(scored)
-    row = {
+    row: dict[str, float] = {
         "epoch": progress.epoch,
         "step": progress.step,
         "minutes": round(progress.total_minutes, 4),
@@ -224,6 +226,8 @@ def _validate(run: StageRun, training: Training) -> None:
         "pretraining": int(run.stage.name == PRETRAINING),
         **values,
     }
+    if run.stage.corruption is not None:
+        row[NOISE_COLUMN] = means["noise"]
     for log in training.logs:
         log.append(row)
     training.bar.validated(run.stage.name, progress.epoch, errors["force_mae_meV_per_A"])
@@ -234,7 +238,7 @@ def _validate(run: StageRun, training: Training) -> None:
 
 def _stop(run: StageRun, training: Training, number: int) -> None:
     """Save between two steps, and end."""
-    run.save(training.folder / LAST)
+    training.processes.together(lambda: run.save(training.folder / LAST))
     for log in training.logs:
         log.close()
     progress = run.progress

@@ -64,7 +64,7 @@ def config_for(run: Path, data: Path, *more: str) -> Config:
 def curves(run: Path) -> list[dict[str, float]]:
     """The learning curves without the time."""
     with (run / CURVES).open(newline="") as file:
-        return [{k: float(v) for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]
+        return [{k: float(v) for k, v in row.items() if k != "minutes" and v} for row in csv.DictReader(file)]
 
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:

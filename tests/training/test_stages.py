@@ -52,6 +52,8 @@ def test_two_stages_one_run(whole):
     assert [row["pretraining"] for row in rows] == [1, 1, 0, 0, 0]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["step"] for row in rows] == [3, 6, 9, 12, 15]
+    assert all(0.5 < row["train_noise_error"] < 3.0 for row in rows[:2])  # nothing is learnt yet: about 1.6
+    assert not any("train_noise_error" in row for row in rows[2:])
     rates = [row["learning_rate"] for row in rows]
     assert rates[2] > rates[1]  # each stage has a schedule of its own
     last, before = load_checkpoint(whole / "last.pt"), load_checkpoint(whole / "pretrained.pt")
