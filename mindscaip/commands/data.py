@@ -42,7 +42,7 @@ def import_command(
     ] = None,
     units: Annotated[
         str | None,
-        typer.Option(metavar="energy=...,length=...", help="Units, where they are not those of the format."),
+        typer.Option(metavar="UNITS", help="energy=UNIT,length=UNIT,forces=UNIT,...  [default: the format's]"),
     ] = None,
     gradients: Annotated[
         bool | None,
