@@ -9,7 +9,7 @@ import typer
 from mindscaip import __version__
 from mindscaip.console import exit_on_error
 
-COMMANDS = ("label", "data", "train", "export", "info", "evaluate", "bsct", "md", "lammps", "doctor")
+COMMANDS = ("label", "data", "train", "report", "export", "info", "evaluate", "bsct", "md", "lammps", "doctor")
 
 app = typer.Typer(
     name="mindscaip",

@@ -17,6 +17,7 @@ COMMANDS = [
     "data import",
     "data info",
     "train",
+    "report",
     "export",
     "info",
     "evaluate",

@@ -1,0 +1,264 @@
+"""MACE and mindscaip on the same data, with the same split, wall time, threads and machine.
+
+``python -m benchmarks.accuracy.mace --minutes 60`` (from the root of the repository) makes an environment of its own
+for mace-torch, trains both on the 500 acetylacetone frames at 300 K, tests both on the 650 test frames at 300 K, and
+prints a table. Every stage is kept in the output folder: the same command goes on where it stopped. In the background:
+``nohup nice -n 19 python -m benchmarks.accuracy.mace --minutes 60 > mace.log 2>&1 &``.
+
+Settings of MACE are those of the command in its README (cutoff 5 A, batches of 10, EMA 0.99, AMSGrad, second stage in
+the last 20 % of the epochs; learning rate and loss weights are its defaults), with the size that its README calls small
+(128 channels, L = 0; ``--size medium``: L = 1) and its float32, which it recommends for speed. The number of epochs is
+what fits into the wall time, by the time of two epochs measured before. The clock of either program starts with its
+first epoch; MACE is stopped when its time is over. Both keep what is best on the same validation frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy.data import (
+    common_arguments,
+    errors_of_mindscaip,
+    split,
+    stage,
+    table,
+    train_mindscaip,
+    write_frames,
+)
+from mindscaip.data.formats import read_structures
+from mindscaip.files import atomic_path
+
+SIZES = {"small": ("128", "0"), "medium": ("128", "1")}
+"""Channels and largest L of the message, as MACE's README names its models."""
+NAME = "mace"
+MARGIN = 0.96
+"""Part of the wall time that the planned epochs fill: no epoch is as long as the one before."""
+SECOND_STAGE = 0.8
+EPOCH = re.compile(r"Epoch (\d+):")
+PROGRAM = "from mace.cli.run_train import main; main()"
+EVALUATE = """
+import json, sys, time
+import ase.io, numpy as np, torch
+torch.set_num_threads(int(sys.argv[4]))
+from mace.calculators import MACECalculator
+calculator = MACECalculator(model_paths=sys.argv[1], device="cpu", default_dtype="float64")
+frames = ase.io.read(sys.argv[2], ":")
+energy, forces, calls = [], [], []
+for atoms in frames:
+    bare = ase.Atoms(atoms.numbers, atoms.positions)
+    started = time.perf_counter()
+    energy.append(calculator.get_potential_energy(bare))
+    forces.append(calculator.get_forces(bare))
+    calls.append(time.perf_counter() - started)
+parameters = sum(p.numel() for p in calculator.models[0].parameters())
+np.savez(sys.argv[3], energy=energy, forces=np.array(forces))
+print(json.dumps({"ms_per_call": 1e3 * float(np.median(calls)), "parameters": parameters}))
+"""
+
+
+def make_environment(path: Path, own_torch: bool) -> None:
+    """A virtual environment with mace-torch; it sees the packages of this one unless it gets its own torch."""
+    python = path / "bin" / "python"
+    if python.exists() and subprocess.run([python, "-c", "import mace, torch"], capture_output=True).returncode == 0:
+        return
+    subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
+    if own_torch:
+        index = ["--index-url", "https://download.pytorch.org/whl/cpu"]
+        subprocess.run([python, "-m", "pip", "install", "--no-input", "torch", *index], check=True)
+    else:
+        import numpy
+
+        site = next((path / "lib").glob("python*/site-packages"))
+        (site / "shared.pth").write_text(f"{Path(numpy.__file__).parents[1]}\n")
+    subprocess.run([python, "-m", "pip", "install", "--no-input", "mace-torch"], check=True)
+    subprocess.run([python, "-c", "import mace, torch"], check=True)
+
+
+def mace_command(arguments: argparse.Namespace, folder: Path, epochs: int, work: Path) -> list[str]:
+    """The command of one training."""
+    channels, largest = SIZES[arguments.size]
+    start = max(1, round(SECOND_STAGE * epochs))
+    options = {
+        "name": NAME, "work_dir": work, "train_file": folder / "mace-train.xyz", "valid_file": folder / "val.xyz",
+        "test_file": folder / "val.xyz", "model": "MACE", "num_channels": channels, "max_L": largest, "r_max": "5.0",
+        "batch_size": "10", "valid_batch_size": "32", "max_num_epochs": epochs, "ema_decay": "0.99", "device": "cpu",
+        "default_dtype": "float32", "seed": arguments.seed, "plot": "False", "start_stage_two": start,
+    }  # fmt: skip
+    flags = ["--ema", "--amsgrad", "--restart_latest", *(["--stage_two"] if start < epochs else [])]
+    python = str(arguments.environment / "bin" / "python")
+    return [python, "-c", PROGRAM, *(f"--{name}={value}" for name, value in options.items()), *flags]
+
+
+class MaceTraining:
+    """One run of MACE under a clock that starts with its first epoch."""
+
+    def __init__(self, command: list[str], threads: int, log: Path, limit: float, clock: Path | None = None) -> None:
+        before = json.loads(clock.read_text())["seconds"] if clock is not None and clock.exists() else 0.0
+        self.seconds, self.epochs, self.stopped = before, 0, False
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        begun: float | None = None
+        training = True
+        previous = signal.signal(signal.SIGALRM, self._alarm)
+        try:
+            with log.open("a") as file:
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    if begun is None and ("Initial" in line or EPOCH.search(line)):
+                        begun = time.perf_counter()
+                        signal.setitimer(signal.ITIMER_REAL, max(1.0, limit - before))
+                    found = EPOCH.search(line)
+                    if begun is not None and training:
+                        self.seconds = before + time.perf_counter() - begun
+                    if found:
+                        self.epochs = int(found.group(1)) + 1
+                        if clock is not None:
+                            with atomic_path(clock) as temporary:
+                                temporary.write_text(json.dumps({"seconds": self.seconds}))
+                    if "Training complete" in line:
+                        training = False
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+        except TimeoutError:
+            self.stopped, self.seconds = True, limit
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+            if process.poll() is None and self.stopped:
+                os.killpg(process.pid, signal.SIGKILL)
+            self.code = process.wait()
+
+    @staticmethod
+    def _alarm(number: int, frame: object) -> None:
+        raise TimeoutError
+
+
+def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure an epoch, train for the wall time, and leave the best checkpoint as a model."""
+    limit = 60.0 * arguments.minutes
+    log = folder / "mace.log"
+
+    def calibrate() -> dict[str, Any]:
+        found = MaceTraining(
+            mace_command(arguments, folder, 2, folder / "mace-calibration"), arguments.threads, log, limit
+        )
+        if not found.epochs:
+            raise SystemExit(f"MACE did not train; see {log}")
+        return {"seconds_per_epoch": found.seconds / 2}
+
+    seconds = stage(folder, "mace-calibration", calibrate)["seconds_per_epoch"]
+    epochs = max(2, int(MARGIN * limit / seconds))
+    print(f"MACE: {seconds:.2f} s per epoch, {epochs} epochs planned for {arguments.minutes:g} minutes", flush=True)
+    work = folder / "mace-run"
+    run = MaceTraining(
+        mace_command(arguments, folder, epochs, work), arguments.threads, log, limit, folder / "mace-clock.json"
+    )
+    if run.stopped:
+        # Out of time: the same program, asked for no more epochs than it has, turns its best checkpoint into a model.
+        print("MACE: time is over; its best checkpoint counts", flush=True)
+        finish = MaceTraining(mace_command(arguments, folder, 1, work), arguments.threads, log, limit)
+        run.code = finish.code
+    model = next((work / name for name in (f"{NAME}_stagetwo.model", f"{NAME}.model") if (work / name).exists()), None)
+    if run.code or model is None:
+        raise SystemExit(f"MACE failed; see {log}; the same command goes on")
+    updates = run.epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
+    return {
+        "model": str(model), "minutes": run.seconds / 60, "epochs": run.epochs, "updates": updates,
+        "stopped_by_the_clock": run.stopped,
+    }  # fmt: skip
+
+
+def errors_of_mace(arguments: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:
+    """Errors on the test frames by the same function as those of mindscaip."""
+    from mindscaip.engines.batched import Prediction
+    from mindscaip.metrics import error_statistics
+
+    frames = list(read_structures(arguments.data / "test_MD_300K.xyz"))
+    write_frames(folder / "test.xyz", frames)
+    answers = folder / "mace-test.npz"
+    python = str(arguments.environment / "bin" / "python")
+    command = [python, "-c", EVALUATE, model, str(folder / "test.xyz"), str(answers), str(arguments.threads)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"MACE could not be tested:\n{done.stderr}")
+    with np.load(answers) as found:
+        predictions = [
+            Prediction(float(e), f, None, None, np.zeros(0))
+            for e, f in zip(found["energy"], found["forces"], strict=True)
+        ]
+    return {**error_statistics(frames, predictions), **json.loads(done.stdout.splitlines()[-1])}
+
+
+def main() -> None:
+    parser = common_arguments("MACE and mindscaip at equal wall time on acetylacetone at 300 K.", "runs/against-mace")
+    parser.add_argument("--environment", type=Path, default=Path("runs/mace-env"), help="of mace-torch; made if absent")
+    parser.add_argument("--own-torch", action="store_true", help="give that environment its own torch (CPU)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="of MACE")
+    arguments = parser.parse_args()
+    arguments.environment = arguments.environment.absolute()
+    folder: Path = arguments.output.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    make_environment(arguments.environment, arguments.own_torch)
+
+    def make_split() -> dict[str, Any]:
+        found = split(arguments.data, folder, 0.05, arguments.seed)
+        both = (folder / "train.xyz").read_text() + (folder / "isolated.xyz").read_text()
+        (folder / "mace-train.xyz").write_text(both)
+        return found
+
+    parts = stage(folder, "split", make_split)
+    mace = f"MACE {arguments.size}"
+    train, val = folder / "train.xyz", folder / "val.xyz"
+    ours = stage(folder, "mindscaip-train", partial(train_mindscaip, arguments, folder, train, val))
+    theirs = stage(folder, f"mace-{arguments.size}-train", partial(train_mace, arguments, folder))
+    ours |= stage(folder, "mindscaip-test", partial(errors_of_mindscaip, arguments, Path(ours["model"])))
+    theirs |= stage(folder, f"mace-{arguments.size}-test", partial(errors_of_mace, arguments, folder, theirs["model"]))
+    ask = "import importlib.metadata as m; print(m.version('mace-torch'))"
+    python = str(arguments.environment / "bin" / "python")
+    version = subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()
+    print(
+        f"\nTrained on {parts['train']} frames, validated on {parts['val']}, {arguments.minutes:g} minutes on "
+        f"{arguments.threads} thread(s) each, mace-torch {version}; tested on 650 frames at 300 K.\n"
+    )
+    rows = [
+        ["", "parameters", "minutes", "epochs", "updates", "energy MAE / RMSE (meV/atom)", "force MAE / RMSE (meV/A)",
+         "ms per call"],
+    ]  # fmt: skip
+    for name, errors in (("mindscaip", ours), (mace, theirs)):
+        rows.append(
+            [
+                name,
+                f"{errors['parameters']:,}",
+                f"{errors['minutes']:.1f}",
+                str(errors["epochs"]),
+                f"{errors['updates']:,}",
+                f"{errors['energy_mae']:.2f} / {errors['energy_rmse']:.2f}",
+                f"{errors['forces_mae']:.1f} / {errors['forces_rmse']:.1f}",
+                f"{errors['ms_per_call']:.1f}",
+            ]
+        )
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
