@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mindscaip.errors import MindscaipError
-from mindscaip.training.batches import pack, share
+from mindscaip.training import prepare
+from mindscaip.training.batches import Batch, EpochBatches, pack, share
 from mindscaip.training.checkpoint import load_checkpoint
+from mindscaip.training.dataset import StructureDataset
+from mindscaip.training.denoising import Corruption
 from mindscaip.training.distributed import launch, launched_processes
 from mindscaip.training.interrupt import Interrupted
+from mindscaip.training.loss import batch_counts, loss_sums, weigh, weighted_loss
 from mindscaip.training.prepare import resume, train
+from mindscaip.training.stages import build_predictor, stages_of
 from tests.training.runs import (
     PRETRAINING,
     arguments_for,
@@ -123,6 +129,43 @@ StageRun.loss = broken
     assert done.stderr.count("the loss became nan in epoch 1, step 4") == 1
     assert (tmp_path / "run" / "failed-step-4.xyz").exists()
     assert load_checkpoint(tmp_path / "run" / "failed-step-4.pt")["progress"]["step"] == 4
+
+
+@pytest.mark.parametrize("corruption", [None, Corruption(1.0, 0.1, 0.6)], ids=["clean", "noise"])
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_losses_and_gradients_of_shares_add_up_to_those_of_the_batch(processes, corruption, data):
+    """Also where shares differ in atoms, and where some are empty (4 structures, 5 processes)."""
+    config = config_for(Path("unused"), data, *PRETRAINING)
+    record = prepare.make_record(config, prepare.read_data(config.data))
+    stage = stages_of(config)[0]
+    predictor = build_predictor(config, stage, record)
+    predictor.model.set_precision(torch.float64)
+    predictor.denoiser.double()
+    structures = prepare.read_data(config.data).train
+    dataset = StructureDataset(structures, predictor.model.list_cutoff)
+
+    def share_of(rank: int, size: int) -> Batch:
+        batches = EpochBatches(dataset, 4, 0, 0, True, None, corruption, rank, size)
+        batch = batches.batch(batches.plan()[1], 1)
+        batch.forces = batch.forces.double()
+        batch.noise = None if batch.noise is None else batch.noise.double()
+        return batch
+
+    def gradient(loss: torch.Tensor) -> list[torch.Tensor]:
+        return torch.autograd.grad(loss, list(predictor.parameters()))
+
+    whole = share_of(0, 1)
+    expected = weighted_loss(predictor(whole), whole, stage.settings.loss, 0.7)["loss"]
+    shares = [share_of(rank, processes) for rank in range(processes)]
+    assert len({batch.numbers.size(0) for batch in shares}) > 1
+    assert any(not batch.counts for batch in shares) == (processes == 5)
+    each = [batch_counts(batch, stress=False) for batch in shares]
+    counts = {name: float(sum(one[name] for one in each)) for name in each[0]}
+    losses = [weigh(loss_sums(predictor(b), b, False), counts, stage.settings.loss, 0.7) for b in shares]
+    assert sum(losses).item() == pytest.approx(expected.item(), rel=1e-10)
+    together = [sum(parts) for parts in zip(*map(gradient, losses), strict=True)]
+    for one, two in zip(gradient(expected), together, strict=True):
+        assert torch.allclose(one, two, rtol=1e-8, atol=1e-10)
 
 
 def test_shares_are_disjoint_complete_and_even():
