@@ -36,9 +36,12 @@ CLOSEST_PART = 0.25
 """Part of the pairs, the closest, that the slope is taken from: the others are too far for third order to vanish."""
 FEWEST_PAIRS = 8
 SLOPE_TOLERANCE = 0.25
-"""Largest |ln slope| that passes; neighbouring MD frames give 0.01, frames taken every 100 fs 0.05."""
-WORST_RESIDUAL = 0.6
+"""Largest |ln slope| that passes; neighbouring MD frames give 0.01. Frames further apart leave a larger residual and
+bias the slope by as much, so the residual is the tolerance where it is larger (bohr against A is 0.64)."""
+WORST_RESIDUAL = 0.5
 """Sum of |residuals| over sum of |dE| above which pairs are too far apart to tell anything."""
+FEWEST_JUDGED = 7
+"""Pairs below which a slope is not judged: a line through few points fits them by chance."""
 NAMED_WITHIN = 0.1
 """A ratio this close to one of two units names them."""
 DISTANCE_RANGE = (0.65, 1.5)
@@ -228,13 +231,28 @@ def _slope(y: np.ndarray, x: np.ndarray) -> tuple[float, float]:
     return slope, float(np.abs(y - slope * x).sum() / max(np.abs(y).sum(), 1e-300))
 
 
+def _surely_not_one(y: np.ndarray, x: np.ndarray, tolerance: float) -> bool:
+    """Whether the slope stays beyond the tolerance of 1 in 98 % of resampled sets of pairs (bootstrap, seeded).
+
+    Few pairs that are far apart are fitted by any slope; a wrong unit or sign shows in every pair.
+    """
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(y), (200, len(y)))
+    slopes = np.array([_slope(y[draw], x[draw])[0] for draw in draws])
+    return bool(np.mean((slopes > 0) & (np.abs(np.log(np.abs(slopes) + 1e-300)) <= tolerance)) <= 0.02)
+
+
 def _judge_forces(y: np.ndarray, x: np.ndarray, sizes: np.ndarray, units: FileUnits) -> Finding:
     name = "energy against forces"
-    if len(y) < 3:
+    if len(y) < FEWEST_JUDGED:
         return Finding(name, "unknown", "too few neighbouring frames to test the sign of the forces")
     slope, residual = _slope(y, x)
     values = {"slope": slope, "residual": residual, "pairs": float(len(y))}
-    if residual > WORST_RESIDUAL or slope == 0.0:
+    tolerance = max(SLOPE_TOLERANCE, residual)
+    informative = residual <= WORST_RESIDUAL and slope != 0.0
+    if informative and slope > 0 and abs(np.log(slope)) <= tolerance:
+        return Finding(name, "ok", f"energies change by {slope:.3f} times the work of the forces", values)
+    if not informative or not _surely_not_one(y, x, tolerance):
         return Finding(
             name,
             "unknown",
@@ -242,8 +260,6 @@ def _judge_forces(y: np.ndarray, x: np.ndarray, sizes: np.ndarray, units: FileUn
             "sign of the forces could not be tested",
             values,
         )
-    if slope > 0 and abs(np.log(slope)) <= SLOPE_TOLERANCE:
-        return Finding(name, "ok", f"energies change by {slope:.3f} times the work of the forces", values)
     said = (
         f"between neighbouring frames the energy changes by {slope:.4g} times the work of the forces ({len(y)} pairs)"
     )
@@ -305,14 +321,16 @@ def _named_ratio(ratio: float, atoms: float, units: FileUnits) -> list[str]:
 
 def _judge_stress(y: np.ndarray, x: np.ndarray, units: FileUnits) -> Finding:
     name = "energy against stress"
-    if len(y) < 3:
+    if len(y) < FEWEST_JUDGED:
         return Finding(name, "unknown", "too few neighbouring frames with different cells to test the stress")
     slope, residual = _slope(y, x)
     values = {"slope": slope, "residual": residual, "pairs": float(len(y))}
-    if residual > WORST_RESIDUAL or slope == 0.0:
-        return Finding(name, "unknown", "neighbouring frames are too far apart to test the stress", values)
-    if slope > 0 and abs(np.log(slope)) <= SLOPE_TOLERANCE:
+    tolerance = max(SLOPE_TOLERANCE, residual)
+    informative = residual <= WORST_RESIDUAL and slope != 0.0
+    if informative and slope > 0 and abs(np.log(slope)) <= tolerance:
         return Finding(name, "ok", f"energies change by {slope:.3f} times the work of the stress", values)
+    if not informative or not _surely_not_one(y, x, tolerance):
+        return Finding(name, "unknown", "neighbouring frames are too far apart to test the stress", values)
     cause = "it has the opposite sign (positive under compression)" if slope < 0 else "its unit is another"
     if units.stress_is_pressure and slope < 0:
         cause = "it already is positive under tension"
@@ -331,10 +349,12 @@ def _judge_stress(y: np.ndarray, x: np.ndarray, units: FileUnits) -> Finding:
 def check_distances(structures: Sequence[Structure], units: FileUnits) -> Finding:
     """Nearest distances against covalent radii: finds a mix-up of bohr, nm and A."""
     name = "distances"
-    some = structures[:: max(1, len(structures) // 200)]
+    # Two atoms may be any distance apart: pairs of ions, scans of a bond.
+    several = [structure for structure in structures if len(structure) > 2]
+    some = several[:: max(1, len(several) // 200)]
     medians = [ratio for structure in some if (ratio := typical_ratio(structure)) is not None]
     if not medians:
-        return Finding(name, "unknown", "no structure of several atoms to test distances on")
+        return Finding(name, "unknown", "no structure of three atoms or more to test distances on")
     typical = float(np.median(medians))
     values = {"typical": typical}
     if DISTANCE_RANGE[0] <= typical <= DISTANCE_RANGE[1]:

@@ -145,11 +145,13 @@ def test_frames_without_neighbours_are_said_to_be_untested():
     assert any("could not be tested" in f.message for f in findings)
 
 
-def test_noble_gases_have_large_distances():
+def test_noble_gases_and_pairs_of_ions_have_large_distances():
     from mindscaip.data.structure import Structure
 
-    gas = [Structure([18, 18], [[0, 0, 0], [0, 0, r]], energy=-0.01, forces=np.zeros((2, 3))) for r in (3.7, 3.9)]
+    gas = [Structure([18] * 3, np.eye(3) * r, energy=-0.01, forces=np.zeros((3, 3))) for r in (2.7, 2.9)]
     assert levels(check_structures(gas))["distances"] == "unknown"
+    ions = [Structure([11, 17], [[0, 0, 0], [0, 0, r]], energy=-0.01, forces=np.zeros((2, 3))) for r in (5.7, 6.9)]
+    assert levels(check_structures(ions))["distances"] == "unknown"
 
 
 def test_isolated_atoms_of_another_unit_are_found():
