@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -345,12 +346,14 @@ class _Import:
 
 
 def _unlabelled(structure: Structure) -> str:
-    for name in ("energy", "forces"):
-        value = getattr(structure, name)
-        if value is None:
-            return f"no {name}"
-        if not np.isfinite(value).all():
-            return f"{name} not finite"
+    if structure.energy is None:
+        return "no energy"
+    if structure.forces is None:
+        return "no forces"
+    if not math.isfinite(structure.energy):
+        return "energy not finite"
+    if not np.isfinite(structure.forces).all():
+        return "forces not finite"
     if structure.stress is not None and not np.isfinite(structure.stress).all():
         return "stress not finite"
     return ""

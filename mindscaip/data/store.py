@@ -58,6 +58,9 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
 _OPTIONAL = ("forces", "stress")
 _BLOCK = 1 << 22
 """Bytes that are copied at once."""
+_PENDING = 256
+"""Structures that are turned into rows at once."""
+_NO_STRESS = np.full((3, 3), np.nan)
 
 
 def write_store(
@@ -97,6 +100,7 @@ def _write(
     with spool:
         for structure in structures:
             spool.add(structure)
+        spool.flush()
         isolated = {str(k): float(v) for k, v in (isolated_energies or {}).items()}
         for symbol, energy in isolated.items():
             if symbol not in atomic_numbers or not math.isfinite(energy):
@@ -136,6 +140,7 @@ class _Spool:
         }
         self._present = dict.fromkeys(_OPTIONAL, False)
         self._groups: dict[str, int] = {}
+        self._pending: list[Structure] = []
         self._put("offsets", 0)
 
     def __enter__(self) -> _Spool:
@@ -146,28 +151,47 @@ class _Spool:
             file.close()
 
     def add(self, structure: Structure) -> None:
-        for name in ("energy", "forces", "stress"):
-            value = getattr(structure, name)
-            if value is not None and not np.isfinite(value).all():
-                raise MindscaipError(
-                    f"structure {self.num_structures} has a value in {name!r} that is not finite; leave it out"
-                )
-        n = len(structure)
-        if n == 0:
+        if len(structure) == 0:
             raise MindscaipError(f"structure {self.num_structures} has no atoms; leave it out of the store")
-        self._present["forces"] |= structure.forces is not None
-        self._present["stress"] |= structure.stress is not None
+        self._pending.append(structure)
         self.num_structures += 1
-        self.num_atoms += n
-        self._put("numbers", structure.numbers)
-        self._put("positions", structure.positions)
-        self._put("forces", np.full((n, 3), np.nan) if structure.forces is None else structure.forces)
-        self._put("offsets", self.num_atoms)
-        self._put("cell", structure.cell)
-        self._put("pbc", structure.pbc)
-        self._put("energy", np.nan if structure.energy is None else structure.energy)
-        self._put("stress", np.full((3, 3), np.nan) if structure.stress is None else structure.stress)
-        self._put("group", self._groups.setdefault(structure.group, len(self._groups)))
+        if len(self._pending) == _PENDING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Turn the structures that wait into rows; together, since a call of numpy costs more than a small row."""
+        some, self._pending = self._pending, []
+        if not some:
+            return
+        first = self.num_structures - len(some)
+        sizes = np.array([len(s) for s in some])
+        energy = np.array([np.nan if s.energy is None else s.energy for s in some], dtype=np.float64)
+        forces = np.concatenate([np.full((len(s), 3), np.nan) if s.forces is None else s.forces for s in some])
+        stress = np.stack([_NO_STRESS if s.stress is None else s.stress for s in some])
+        per_structure = np.repeat(np.arange(len(some)), sizes)
+        for name, values, owner in (
+            ("energy", energy, np.arange(len(some))),
+            ("forces", forces, per_structure),
+            ("stress", stress, np.arange(len(some))),
+        ):
+            given = np.array([getattr(s, name) is not None for s in some])
+            if name in self._present:
+                self._present[name] |= bool(given.any())
+            unusable = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1) & given[owner]
+            if unusable.any():
+                raise MindscaipError(
+                    f"structure {first + owner[unusable][0]} has a value in {name!r} that is not finite; leave it out"
+                )
+        self._put("numbers", np.concatenate([s.numbers for s in some]))
+        self._put("positions", np.concatenate([s.positions for s in some]))
+        self._put("forces", forces)
+        self._put("offsets", self.num_atoms + np.cumsum(sizes))
+        self._put("cell", np.stack([s.cell for s in some]))
+        self._put("pbc", np.stack([s.pbc for s in some]))
+        self._put("energy", energy)
+        self._put("stress", stress)
+        self._put("group", [self._groups.setdefault(s.group, len(self._groups)) for s in some])
+        self.num_atoms += int(sizes.sum())
 
     def _put(self, name: str, value: Any) -> None:
         self._files[name].write(np.ascontiguousarray(value, dtype=_ARRAYS[name][0]).tobytes())
