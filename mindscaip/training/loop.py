@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,15 @@ def fit(
     if resume is not None:
         stages = remaining(stages, resume)
     state = resume
-    with StopRequest() as stop, TrainingBar(processes.is_first) as bar:
+    with ExitStack() as exits:
+        for log in logs:
+            exits.callback(log.close)
+        stop, bar = exits.enter_context(StopRequest()), exits.enter_context(TrainingBar(processes.is_first))
         training = Training(folder, train_set, val_set, processes, logs, callbacks, bar, stop)
         for stage in stages:
             run = StageRun(fabric, config, stage, record, state)
             train_stage(run, training)
             state = run.state()
-    for log in logs:
-        log.close()
     if processes.is_first:
         done = run.progress
         text = (
@@ -226,7 +227,7 @@ def _validate(run: StageRun, training: Training) -> None:
         "pretraining": int(run.stage.name == PRETRAINING),
         **values,
     }
-    if run.stage.corruption is not None:
+    if progress.counts["noise"]:
         row[NOISE_COLUMN] = means["noise"]
     for log in training.logs:
         log.append(row)
@@ -238,9 +239,7 @@ def _validate(run: StageRun, training: Training) -> None:
 
 def _stop(run: StageRun, training: Training, number: int) -> None:
     """Save between two steps, and end."""
-    training.processes.together(lambda: run.save(training.folder / LAST))
-    for log in training.logs:
-        log.close()
+    training.processes.together(lambda: run.save(training.folder / LAST))  # nobody leaves before it is written
     progress = run.progress
     raise Interrupted(
         number,
