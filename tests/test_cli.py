@@ -68,6 +68,8 @@ MISTAKES = {
     "element not in the model": (["md", MODEL, "gold.xyz"], "element Au"),
     "start file missing": (["md", MODEL, "nowhere.xyz"], "nowhere.xyz"),
     "bad SMILES": (["md", MODEL, "C(("], "C(("),
+    "data of no known format": (["data", "import", "text.pt", "-o", "data.h5"], "text.pt is in no format"),
+    "not a store": (["data", "info", "empty.xyz"], "empty.xyz"),
     "bad label input": (["label", "C((", "-o", "data.h5"], "C(("),
     "unknown calculator": (["label", "C", "-o", "data.h5", "--calculator", "gfn3-xtb"], "gfn3-xtb"),
     "unknown potential": (["bsct", "score", "gfn2-xbt", "scans.h5"], "gfn2-xbt"),

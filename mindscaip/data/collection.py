@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from mindscaip.data.store import Store
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
@@ -111,6 +112,13 @@ class Collection(Sequence[Structure]):
         for part in self.parts:
             names += part.groups if isinstance(part, Store) else [structure.group for structure in part]
         return [names[i] for i in self.indices]
+
+    def elements(self) -> list[str]:
+        """Symbols of the elements present, by atomic number."""
+        present = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=bool)
+        for rows in self.rows():
+            present[rows.numbers] = True
+        return [chemical_symbols[z] for z in np.flatnonzero(present)]
 
     def rows(self) -> Iterator[Rows]:
         """All structures as arrays, some thousands at a time; what was read is not kept in memory."""

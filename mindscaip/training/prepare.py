@@ -169,7 +169,15 @@ def read_data(settings: DataConfig) -> TrainingData:
         raise MindscaipError(
             f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on; give more"
         )
-    return TrainingData(train[: settings.max_train], val, _isolated(settings), _sha256(settings), leakage)
+    train = train[: settings.max_train]
+    known = train.elements()
+    foreign = [symbol for symbol in val.elements() if symbol not in known]
+    if foreign:
+        raise MindscaipError(
+            f"the validation part has {', '.join(foreign)}, which no training structure has; choose another split "
+            "(data.split, data.split_file), or leave these structures out"
+        )
+    return TrainingData(train, val, _isolated(settings), _sha256(settings), leakage)
 
 
 def make_record(config: Config, data: TrainingData) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_validation_files_that_share_with_training_are_reported(files):
     assert "30 structures of the second are copies" in data.leakage
     again = read_data(DataConfig(train=str(folder / "a.h5"), val=str(folder / "a.h5")))
     assert "2 molecules are in both: ethane, other" in again.leakage
+
+
+def test_elements_that_only_validate_are_named(files):
+    folder, _ = files
+    ammonia = replace(layouts.springs(1)[0], numbers=np.array([7, 7, 1, 1, 1, 1, 1, 1]))
+    write_store(folder / "n.h5", [ammonia])
+    with pytest.raises(MindscaipError, match="the validation part has N, which no training structure has"):
+        read_data(DataConfig(train=str(folder / "a.h5"), val=str(folder / "n.h5")))
 
 
 def test_stores_of_different_levels_of_theory_are_refused(tmp_path):
