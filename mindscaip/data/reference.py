@@ -19,6 +19,8 @@ from mindscaip.data.store import Store
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
 from mindscaip.errors import MindscaipError
 
+_KEYS = 2 * np.random.default_rng(0).integers(0, 2**62, MAX_ATOMIC_NUMBER + 1).astype(np.uint64) + np.uint64(1)
+
 
 def read_isolated_energies(path: str | Path, *, energy_key: str | None = None) -> dict[str, float]:
     """Return the energy of the isolated atom in eV by element symbol.
@@ -119,10 +121,12 @@ class _CompositionFit:
             missing = self.count + int(np.isnan(energies).argmax())
             raise MindscaipError(f"structure {missing} has no energy; reference energies cannot be fitted without")
         self.count += len(energies)
-        distinct, owner = np.unique(compositions, axis=0, return_inverse=True)
-        sums = np.bincount(owner.reshape(-1), weights=np.nan_to_num(energies), minlength=len(distinct))
-        sizes = np.bincount(owner.reshape(-1), minlength=len(distinct))
-        for row, size, total in zip(distinct.astype(np.int64), sizes, sums, strict=True):
+        # Rows are told apart by one number each: their product with odd random integers, modulo 2^64.
+        keys = compositions.astype(np.uint64) @ _KEYS[: compositions.shape[1]]
+        _, first, owner = np.unique(keys, return_index=True, return_inverse=True)
+        sums = np.bincount(owner, weights=np.nan_to_num(energies), minlength=len(first))
+        sizes = np.bincount(owner, minlength=len(first))
+        for row, size, total in zip(compositions[first].astype(np.int64), sizes, sums, strict=True):
             n, before = self.totals.get(row.tobytes(), (0, 0.0))
             self.totals[row.tobytes()] = (n + int(size), before + float(total))
 
