@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mindscaip.config import DataConfig
-from mindscaip.data.store import write_store
+from mindscaip.config import DataConfig, load_config
+from mindscaip.data.store import Store, write_store
 from mindscaip.errors import MindscaipError
 from mindscaip.training.batches import Batch, EpochBatches, validation_batches
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.prefetch import AHEAD, Prefetched
-from mindscaip.training.prepare import read_data
+from mindscaip.training.prepare import make_record, read_data
 from tests.data import layouts
 from tests.data.test_readers import write_xyz
 
@@ -67,6 +67,21 @@ def test_validation_files_that_share_with_training_are_reported(files):
     assert "30 structures of the second are copies" in data.leakage
     again = read_data(DataConfig(train=str(folder / "a.h5"), val=str(folder / "a.h5")))
     assert "2 molecules are in both: ethane, other" in again.leakage
+
+
+def test_preparing_a_run_takes_no_structure_out_of_the_store(files, monkeypatch):
+    folder, made = files
+    write_store(folder / "val.h5", layouts.springs(3, seed=9, group="val"))
+    config = load_config([f"data.train={folder / 'a.h5'}", f"data.val={folder / 'val.h5'}"])
+
+    def refuse(self: Store, index: int) -> None:
+        raise AssertionError("one structure after the other is slow, and a list of them is memory")
+
+    monkeypatch.setattr(Store, "__getitem__", refuse)
+    data = read_data(config.data)
+    record = make_record(config, data)
+    assert len(StructureDataset(data.train, 4.0)) == record["num_train"] == len(made)
+    assert record["elements"] == ["C", "H"]
 
 
 def test_elements_that_only_validate_are_named(files):
