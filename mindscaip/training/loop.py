@@ -135,9 +135,9 @@ def train_stage(run: StageRun, training: Training) -> None:
 
                 assert batch is not None
                 loss, terms = run.loss(batch.to(run.device), agreed.counts)
+                norm = run.gradient(loss, processes.size)  # before any number is read: devices need not wait
                 total, *sums = processes.total([loss.item(), *terms.tolist()])
                 _check(run, training, batches, total, "loss")
-                norm = run.gradient(loss, processes.size)
                 if not math.isfinite(norm):
                     _check(run, training, batches, norm, "gradient")
                 run.update(rate)
