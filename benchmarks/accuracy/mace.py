@@ -46,6 +46,8 @@ NAME = "mace"
 MARGIN = 0.96
 """Part of the wall time that the planned epochs fill: no epoch is as long as the one before."""
 SECOND_STAGE = 0.8
+LONGEST_CALIBRATION = 1800.0
+"""s; so long two epochs may take."""
 EPOCH = re.compile(r"Epoch (\d+):")
 PROGRAM = "from mace.cli.run_train import main; main()"
 EVALUATE = """
@@ -159,11 +161,10 @@ def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     log = folder / "mace.log"
 
     def calibrate() -> dict[str, Any]:
-        found = MaceTraining(
-            mace_command(arguments, folder, 2, folder / "mace-calibration"), arguments.threads, log, limit
-        )
-        if not found.epochs:
-            raise SystemExit(f"MACE did not train; see {log}")
+        command = mace_command(arguments, folder, 2, folder / "mace-calibration")
+        found = MaceTraining(command, arguments.threads, log, max(limit, LONGEST_CALIBRATION))
+        if found.epochs < 2:
+            raise SystemExit(f"MACE did not train two epochs in {LONGEST_CALIBRATION / 60:g} minutes; see {log}")
         return {"seconds_per_epoch": found.seconds / 2}
 
     seconds = stage(folder, "mace-calibration", calibrate)["seconds_per_epoch"]
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=Path("runs/mace-env"), help="of mace-torch; made if absent")
     parser.add_argument("--own-torch", action="store_true", help="give that environment its own torch (CPU)")
     parser.add_argument("--size", choices=SIZES, default="small", help="of MACE")
+    parser.add_argument("--frames", type=int, help="train on this many only, to try it out")
     arguments = parser.parse_args()
     arguments.environment = arguments.environment.absolute()
     folder: Path = arguments.output.absolute()
@@ -221,7 +223,7 @@ def main() -> None:
     make_environment(arguments.environment, arguments.own_torch)
 
     def make_split() -> dict[str, Any]:
-        found = split(arguments.data, folder, 0.05, arguments.seed)
+        found = split(arguments.data, folder, 0.05, arguments.seed, arguments.frames)
         both = (folder / "train.xyz").read_text() + (folder / "isolated.xyz").read_text()
         (folder / "mace-train.xyz").write_text(both)
         return found

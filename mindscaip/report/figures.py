@@ -23,9 +23,10 @@ from mindscaip.units import EV_TO_MEV
 DENSITY_FROM = 3000
 """A parity plot of more points than this shows their density: lighter to load and easier to read."""
 DENSITY_BINS = 110
+FEW_DECADES = 0.6
 MANY_DECADES = 3.0
 MOST_DECADES = 8
-"""Ticks of a logarithmic axis: of each decade more than one up to the first number, of each one up to the second."""
+"""Ticks of a logarithmic axis: many in each decade up to the first span, some up to the second, one up to the third."""
 LINE_POINTS = 2000
 """Lines of more points than this are thinned (the numbers are never taken from the figure)."""
 
@@ -233,12 +234,15 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 
 def log_ticks(values: np.ndarray) -> dict[str, Any]:
-    """Ticks in plain numbers: at 1, 2 and 5 of each decade, or at the decades alone where there are many."""
+    """Ticks in plain numbers: at 1, 2 and 5 of each decade, at more where there is less than one, else at decades."""
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size:
         return {}
     low, high = np.log10(positive.min()), np.log10(positive.max())
-    steps = (1, 2, 5) if high - low < MANY_DECADES else (1,)
+    span = high - low
+    steps: tuple[float, ...] = (
+        (1, 1.5, 2, 3, 4, 5, 7) if span < FEW_DECADES else (1, 2, 5) if span < MANY_DECADES else (1,)
+    )
     every = max(1, math.ceil((high - low) / MOST_DECADES))
     ticks = [m * 10.0**k for k in range(math.floor(low) - 1, math.ceil(high) + 1, every) for m in steps]
     pad = max(0.05 * (high - low), 0.05)

@@ -101,12 +101,7 @@ def _curves(
             hovertemplate=f"epoch %{{x}}<br>%{{y:.4g}} {unit}<extra>{name}</extra>",
         )
     if best_epoch is not None:
-        plot.add_vline(
-            x=best_epoch,
-            line={"color": MARK, "width": 1, "dash": "dot"},
-            annotation_text="best",
-            annotation_font_size=11,
-        )
+        plot.add_vline(x=best_epoch, line={"color": MARK, "width": 1, "dash": "dot"})
         caption += " Red: the best checkpoint."
     last = float(np.nanmax(columns["epoch"]))
     plot.update_layout(template=template(), showlegend=len(series) > 1)
@@ -138,7 +133,7 @@ def training_page(run: str | os.PathLike) -> Page:
         part = 100 * float(seconds[scored].sum()) / (60 * minutes) if minutes else math.nan
         text = (
             f"{int(scored.sum())} scores took {format_seconds(float(seconds[scored].sum()))}, {part:.1f} % of the "
-            "time of the training."
+            "wall time of the training."
         )
         sections.append(Section("Smoothness", figures, text=text, side_by_side=True))
     sections.append(Section("What was run", [_facts(state)]))
@@ -158,7 +153,6 @@ def _headline(curves: Mapping[str, Sequence[float]], place: int, best: int | Non
     cards = [] if best is None else [Number("best checkpoint", best, "epochs")]
     for column, name, unit in (
         ("val_force_mae_meV_per_A", "validation force MAE", "meV/Å"),
-        ("val_force_rmse_meV_per_A", "validation force RMSE", "meV/Å"),
         ("val_energy_mae_meV_per_atom", "validation energy MAE", "meV/atom"),
         (FSD_INTRINSIC, "FSD intrinsic", "Å⁻¹"),
         (NVE, "max |E(t) − E(0)|", "meV/atom"),
