@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mindscaip.config import LossConfig
 from mindscaip.errors import MindscaipError
 from mindscaip.training import prepare
 from mindscaip.training.batches import Batch, EpochBatches, pack, share
@@ -17,9 +18,10 @@ from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.denoising import Corruption
 from mindscaip.training.distributed import launch, launched_processes
 from mindscaip.training.interrupt import Interrupted
-from mindscaip.training.loss import batch_counts, loss_sums, weigh, weighted_loss
+from mindscaip.training.loss import Predictor, batch_counts, loss_sums, weigh, weighted_loss
 from mindscaip.training.prepare import resume, train
 from mindscaip.training.stages import build_predictor, stages_of
+from tests.models import random_structure, small_model
 from tests.training.runs import (
     PRETRAINING,
     arguments_for,
@@ -99,6 +101,7 @@ def test_two_processes_have_the_numbers_of_one(whole, data, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_mistake_that_one_process_meets_ends_both_with_its_sentence(data, tmp_path):
     inject = """
+from mindscaip.config import LossConfig
 from mindscaip.errors import MindscaipError
 from mindscaip.training.dataset import StructureDataset
 batch, calls = StructureDataset.batch, []
@@ -166,6 +169,27 @@ def test_losses_and_gradients_of_shares_add_up_to_those_of_the_batch(processes, 
     together = [sum(parts) for parts in zip(*map(gradient, losses), strict=True)]
     for one, two in zip(gradient(expected), together, strict=True):
         assert torch.allclose(one, two, rtol=1e-8, atol=1e-10)
+
+
+def test_stress_terms_of_shares_add_up_with_the_labels_that_each_has():
+    """Three periodic structures with a stress, one without, one molecule: 27 components wherever they are."""
+    structures = [random_structure(4 + n, box=None if n == 4 else 5.5, seed=n) for n in range(5)]
+    for number, structure in enumerate(structures):
+        structure.energy, structure.forces = -1.0, np.zeros((len(structure), 3))
+        structure.stress = np.eye(3) * 0.01 if number < 3 else None
+    predictor = Predictor(small_model())
+    dataset = StructureDataset(structures, predictor.model.list_cutoff)
+    weights = LossConfig(energy=1.0, forces=2.0, stress=10.0)
+    shares = [EpochBatches(dataset, 5, 0, 0, True, rank=rank, processes=2) for rank in range(2)]
+    parts = [batches.batch(np.arange(5), 0) for batches in shares]
+    whole = shares[0].batch(np.arange(5), 0, whole=True)
+    each = [batch_counts(batch, stress=True) for batch in parts]
+    counts = {name: float(sum(one[name] for one in each)) for name in each[0]}
+    assert counts["stress"] == 27
+    expected = weighted_loss(predictor(whole), whole, weights)
+    assert expected["stress"] > 0
+    found = sum(weigh(loss_sums(predictor(part), part, True), counts, weights) for part in parts)
+    assert found.item() == pytest.approx(expected["loss"].item(), rel=1e-6)
 
 
 def test_shares_are_disjoint_complete_and_even():
