@@ -442,7 +442,7 @@ class XyzReader:
                     f"has no {asked!r} (asked for as {label}){did_you_mean(asked, present)}; it has {_listed(present)}"
                 )
             return asked
-        found = sorted((key for key in present if key.lower() in names), key=lambda key: names.index(key.lower()))
+        found = _known_names(tuple(present), names)
         for other in found[1:]:
             a, b = read(found[0]), read(other)
             if a.shape != b.shape or not np.allclose(a, b, rtol=1e-12, atol=1e-12, equal_nan=True):
@@ -538,6 +538,12 @@ def _truth_values(flags: str) -> tuple[bool, ...]:
     if len(values) not in (1, 3):
         raise ValueError
     return values * 3 if len(values) == 1 else values
+
+
+@lru_cache(maxsize=256)
+def _known_names(present: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
+    """Those of ``present`` that are among ``names``, likeliest first; the same in every frame of most files."""
+    return sorted((key for key in present if key.lower() in names), key=lambda key: names.index(key.lower()))
 
 
 @lru_cache(maxsize=512)
