@@ -7,15 +7,17 @@ prints a table. Every stage is kept in the output folder: the same command goes 
 
 Settings of MACE are those of the command in its README (cutoff 5 A, batches of 10, EMA 0.99, AMSGrad, second stage in
 the last 20 % of the epochs; learning rate and loss weights are its defaults), with the size that its README calls small
-(128 channels, L = 0; ``--size medium``: L = 1) and its float32, which it recommends for speed. The number of epochs is
-what fits into the wall time, by the time of two epochs measured before. The clock of either program starts with its
-first epoch; MACE is stopped when its time is over. Both keep what is best on the same validation frames.
+(128 channels, L = 0; ``--size medium``: L = 1) and its float32, which it recommends for speed. The stages end by the
+clock, which starts with the first epoch of either program, and not by a number of epochs: MACE is stopped after 80 % of
+the wall time, goes on with its second stage from its best checkpoint, and is stopped again when its time is over. Both
+programs keep what is best on the same validation frames.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -43,12 +45,12 @@ from mindscaip.files import atomic_path
 SIZES = {"small": ("128", "0"), "medium": ("128", "1")}
 """Channels and largest L of the message, as MACE's README names its models."""
 NAME = "mace"
-MARGIN = 0.96
-"""Part of the wall time that the planned epochs fill: no epoch is as long as the one before."""
 SECOND_STAGE = 0.8
-LONGEST_CALIBRATION = 1800.0
-"""s; so long two epochs may take."""
+"""Part of the wall time after which MACE's second stage begins."""
+NEVER = 1_000_000
+"""Epochs; the clock ends a stage before."""
 EPOCH = re.compile(r"Epoch (\d+):")
+CHECKPOINT = re.compile(r"_epoch-(\d+)(_swa)?\.pt")
 PROGRAM = "from mace.cli.run_train import main; main()"
 EVALUATE = """
 import json, sys, time
@@ -88,17 +90,31 @@ def make_environment(path: Path, own_torch: bool) -> None:
     subprocess.run([python, "-c", "import mace, torch"], check=True)
 
 
-def mace_command(arguments: argparse.Namespace, folder: Path, epochs: int, work: Path) -> list[str]:
-    """The command of one training."""
+def mace_command(arguments: argparse.Namespace, folder: Path, epochs: int, second: int | None = None) -> list[str]:
+    """The command of one training of at most so many epochs, from epoch ``second`` on in the second stage."""
     channels, largest = SIZES[arguments.size]
-    start = max(1, round(SECOND_STAGE * epochs))
     options = {
-        "name": NAME, "work_dir": work, "train_file": folder / "mace-train.xyz", "valid_file": folder / "val.xyz",
-        "test_file": folder / "val.xyz", "model": "MACE", "num_channels": channels, "max_L": largest, "r_max": "5.0",
-        "batch_size": "10", "valid_batch_size": "32", "max_num_epochs": epochs, "ema_decay": "0.99", "device": "cpu",
-        "default_dtype": "float32", "seed": arguments.seed, "plot": "False", "start_stage_two": start,
-    }  # fmt: skip
-    flags = ["--ema", "--amsgrad", "--restart_latest", *(["--stage_two"] if start < epochs else [])]
+        "name": NAME,
+        "work_dir": folder / "mace-run",
+        "train_file": folder / "mace-train.xyz",
+        "valid_file": folder / "val.xyz",
+        "test_file": folder / "val.xyz",
+        "model": "MACE",
+        "num_channels": channels,
+        "max_L": largest,
+        "r_max": "5.0",
+        "batch_size": "10",
+        "valid_batch_size": "32",
+        "max_num_epochs": epochs,
+        "ema_decay": "0.99",
+        "device": "cpu",
+        "default_dtype": "float32",
+        "seed": arguments.seed,
+        "plot": "False",
+    }
+    flags = ["--ema", "--amsgrad", "--restart_latest"]
+    if second is not None:
+        flags += ["--stage_two", f"--start_stage_two={second}"]
     python = str(arguments.environment / "bin" / "python")
     return [python, "-c", PROGRAM, *(f"--{name}={value}" for name, value in options.items()), *flags]
 
@@ -120,7 +136,7 @@ class MaceTraining:
         )
         assert process.stdout is not None
         begun: float | None = None
-        training = True
+        training, ended = True, False
         previous = signal.signal(signal.SIGALRM, self._alarm)
         try:
             with log.open("a") as file:
@@ -129,7 +145,7 @@ class MaceTraining:
                     file.flush()
                     if begun is None and ("Initial" in line or EPOCH.search(line)):
                         begun = time.perf_counter()
-                        signal.setitimer(signal.ITIMER_REAL, max(1.0, limit - before))
+                        signal.setitimer(signal.ITIMER_REAL, max(1.0, limit - before) if math.isfinite(limit) else 0.0)
                     found = EPOCH.search(line)
                     if begun is not None and training:
                         self.seconds = before + time.perf_counter() - begun
@@ -141,12 +157,13 @@ class MaceTraining:
                     if "Training complete" in line:
                         training = False
                         signal.setitimer(signal.ITIMER_REAL, 0)
+            ended = True
         except TimeoutError:
             self.stopped, self.seconds = True, limit
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
-            if process.poll() is None and self.stopped:
+            if not ended and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             self.code = process.wait()
 
@@ -156,37 +173,43 @@ class MaceTraining:
 
 
 def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure an epoch, train for the wall time, and leave the best checkpoint as a model."""
+    """Train for the wall time, in two stages, and leave the best checkpoint as a model."""
     limit = 60.0 * arguments.minutes
-    log = folder / "mace.log"
+    log, clock = folder / "mace.log", folder / "mace-clock.json"
 
-    def calibrate() -> dict[str, Any]:
-        command = mace_command(arguments, folder, 2, folder / "mace-calibration")
-        found = MaceTraining(command, arguments.threads, log, max(limit, LONGEST_CALIBRATION))
-        if found.epochs < 2:
-            raise SystemExit(f"MACE did not train two epochs in {LONGEST_CALIBRATION / 60:g} minutes; see {log}")
-        return {"seconds_per_epoch": found.seconds / 2}
+    def run(epochs: int, second: int | None, until: float, timed: bool = True) -> MaceTraining:
+        command = mace_command(arguments, folder, epochs, second)
+        found = MaceTraining(command, arguments.threads, log, until, clock if timed else None)
+        if found.code and not found.stopped:
+            raise SystemExit(f"MACE failed; see {log}; the same command goes on")
+        return found
 
-    seconds = stage(folder, "mace-calibration", calibrate)["seconds_per_epoch"]
-    epochs = max(2, int(MARGIN * limit / seconds))
-    print(f"MACE: {seconds:.2f} s per epoch, {epochs} epochs planned for {arguments.minutes:g} minutes", flush=True)
-    work = folder / "mace-run"
-    run = MaceTraining(
-        mace_command(arguments, folder, epochs, work), arguments.threads, log, limit, folder / "mace-clock.json"
-    )
-    if run.stopped:
-        # Out of time: the same program, asked for no more epochs than it has, turns its best checkpoint into a model.
-        print("MACE: time is over; its best checkpoint counts", flush=True)
-        finish = MaceTraining(mace_command(arguments, folder, 1, work), arguments.threads, log, limit)
-        run.code = finish.code
-    model = next((work / name for name in (f"{NAME}_stagetwo.model", f"{NAME}.model") if (work / name).exists()), None)
-    if run.code or model is None:
-        raise SystemExit(f"MACE failed; see {log}; the same command goes on")
-    updates = run.epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
+    def first_stage() -> dict[str, Any]:
+        run(NEVER, None, SECOND_STAGE * limit)
+        return {"epochs": _last_checkpoint(folder, second=False, log=log) + 1}
+
+    second = stage(folder, f"mace-{arguments.size}-first", first_stage)["epochs"]
+    found = run(NEVER, second, limit)
+    # No epoch is left to train: the same program turns its best checkpoints into models.
+    whole = _last_checkpoint(folder, second=True, log=log) >= second
+    run(second + 1 if whole else 1, second if whole else None, math.inf, timed=False)
+    model = folder / "mace-run" / (f"{NAME}_stagetwo.model" if whole else f"{NAME}.model")
+    if not model.exists():
+        raise SystemExit(f"MACE left no {model}; see {log}")
+    updates = found.epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
     return {
-        "model": str(model), "minutes": run.seconds / 60, "epochs": run.epochs, "updates": updates,
-        "stopped_by_the_clock": run.stopped,
+        "model": str(model), "minutes": found.seconds / 60, "epochs": found.epochs, "updates": updates,
+        "second_stage_from": second, "best_epoch": _last_checkpoint(folder, second=whole, log=log) + 1,
     }  # fmt: skip
+
+
+def _last_checkpoint(folder: Path, *, second: bool, log: Path) -> int:
+    """Epoch of the best checkpoint of a stage, which is the last that MACE keeps; -1 without one in the second."""
+    names = [CHECKPOINT.search(path.name) for path in (folder / "mace-run" / "checkpoints").glob("*.pt")]
+    epochs = [int(found.group(1)) for found in names if found and (found.group(2) is not None) == second]
+    if not epochs and not second:
+        raise SystemExit(f"MACE did not finish an epoch in its time; see {log}; give more --minutes")
+    return max(epochs, default=-1)
 
 
 def errors_of_mace(arguments: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from mindscaip.engines.record import standard_masses
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.model.backbone import MinDScAIP
+from mindscaip.model.exported import ExportedPotential
 from mindscaip.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from mindscaip.training.loss import Predictor
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, EV_TO_MEV
@@ -182,8 +183,6 @@ def as_exported(model: MinDScAIP) -> ExportedModel:
 
     A copy, and not the model itself: what wraps the model for several processes would wait for the others.
     """
-    from mindscaip.export import ExportedPotential
-
     own = copy.deepcopy(model)
     species = own.species_of.tolist()
     contract = Contract(
@@ -313,6 +312,7 @@ class SmoothnessMonitor:
         self._created = clock()
         self._spent = 0.0
         self._cost: float | None = None
+        self._told = False
         self._step, self._direct = 0, False
         self._current: tuple[int, dict[str, torch.Tensor]] | None = None
 
@@ -335,6 +335,7 @@ class SmoothnessMonitor:
         model = as_exported(predictor.model)
         # A run has one score at least: where none fitted into the budget, that of its last epoch.
         if not self._affordable(model) and (epoch < self._epochs or self._history()):
+            self._say_once()
             return {}
         started = self._clock()
         values = scan_values(model, self._paths)
@@ -387,6 +388,16 @@ class SmoothnessMonitor:
             self._cost = self._probe(model)
         training = self._clock() - self._created - self._spent
         return self._spent + self._cost <= fraction * training
+
+    def _say_once(self) -> None:
+        """Why there is no score yet."""
+        if not self._told and self._cost is not None and self.settings.max_fraction is not None:
+            minutes = self._cost / self.settings.max_fraction / 60.0
+            console.print(
+                f"smoothness: a score takes about {self._cost:.0f} s and waits for {minutes:.0f} minutes of training "
+                f"(smoothness.max_fraction={self.settings.max_fraction:g})"
+            )
+        self._told = True
 
     def _probe(self, model: ExportedModel) -> float:
         """Seconds that a score will take, from a few geometries of the first scan."""
