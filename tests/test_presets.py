@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from mindscaip.cli import app
 from mindscaip.config import Config, load_config, preset_names
-from mindscaip.export import ExportedPotential
 from mindscaip.graph.neighbors import neighbor_list
 from mindscaip.model.backbone import MinDScAIP
+from mindscaip.model.exported import ExportedPotential
 from mindscaip.model.parameters import parameters_by_room
 from mindscaip.training.stages import stages_of
 from tests.golden.cases import model_path

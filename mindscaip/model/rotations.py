@@ -198,3 +198,16 @@ class RotationAverage(nn.Module):
         if self.inversion and bool(torch.rand(1) < 0.5):
             rotation = -rotation
         return rotation.unsqueeze(0)
+
+
+def random_rotations(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Uniform rotation matrices ``[count, 3, 3]`` (from uniform unit quaternions)."""
+    w, x, y, z = (q := rng.normal(size=(4, count))) / np.linalg.norm(q, axis=0)
+    return np.stack(
+        [
+            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], -1),
+            np.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], -1),
+            np.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], -1),
+        ],
+        axis=1,
+    )

@@ -12,7 +12,7 @@ from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import DEFAULT_BATCH_SIZE, Prediction, evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.metrics import error_statistics
-from mindscaip.training.batches import random_rotations
+from mindscaip.model.rotations import random_rotations
 from mindscaip.units import EV_TO_MEV
 
 

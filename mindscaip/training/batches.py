@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mindscaip.errors import MindscaipError
+from mindscaip.model.rotations import random_rotations
 from mindscaip.training.prefetch import Prefetched
 
 if TYPE_CHECKING:
@@ -65,19 +66,6 @@ class Batch:
     def edge_structure(self) -> Tensor:
         """Which structure each edge belongs to, int64 ``[E]``."""
         return self.atom_structure[self.edge_index[0]]
-
-
-def random_rotations(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniform rotation matrices ``[count, 3, 3]`` (from uniform unit quaternions)."""
-    w, x, y, z = (q := rng.normal(size=(4, count))) / np.linalg.norm(q, axis=0)
-    return np.stack(
-        [
-            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], -1),
-            np.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], -1),
-            np.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], -1),
-        ],
-        axis=1,
-    )
 
 
 def pack(order: np.ndarray, num_atoms: np.ndarray, batch_size: int, batch_atoms: int | None) -> list[np.ndarray]:

@@ -18,10 +18,10 @@ from ase.calculators.calculator import Calculator
 from mindscaip.contract import Contract, ExportedModel, load_exported
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import evaluate
-from mindscaip.export import ExportedPotential
 from mindscaip.graph.diffknn import Graph
 from mindscaip.graph.neighbors import neighbor_list
 from mindscaip.model.backbone import MinDScAIP
+from mindscaip.model.exported import ExportedPotential
 
 
 @dataclass(frozen=True)

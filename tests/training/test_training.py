@@ -20,8 +20,9 @@ from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.export import export_run
 from mindscaip.metrics import error_statistics
+from mindscaip.model.rotations import random_rotations
 from mindscaip.training import prepare
-from mindscaip.training.batches import EpochBatches, random_rotations
+from mindscaip.training.batches import EpochBatches
 from mindscaip.training.checkpoint import build_model, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.logs import CURVES
