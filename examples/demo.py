@@ -9,7 +9,6 @@ Each step prints the command that it runs. Steps that are done are kept: after C
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -202,6 +201,7 @@ def run_demo(folder: Path, size: Size) -> None:
         [
             *("train", "preset=tiny", f"data.train={train}", f"run={run}"),
             *("training.epochs=10000", f"training.max_minutes={size.minutes:g}"),
+            *(f"smoothness.scans={scans}", "smoothness.num_scans=2"),
         ],
         run,
         resume=["train", "--resume", str(run)],
@@ -256,14 +256,13 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
     from mindscaip.engines.batched import evaluate
     from mindscaip.metrics import error_statistics
     from mindscaip.report.figures import bond_scan, learning_curves, nve_energies, parity
+    from mindscaip.report.training import read_curves, smoothness_curves
     from mindscaip.studies.nve import compare, drift
     from mindscaip.studies.read import read_record
 
     exported = load_exported(folder / "model.pt")
     contract, record = exported.contract, exported.metadata["record"]
-    with (folder / "run" / "curves.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    curves = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    curves = read_curves(folder / "run" / "curves.csv")
 
     with Store(folder / "test.h5") as store:
         frames = list(store)
@@ -373,7 +372,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
         ],
         sections=[
             Section("What was run", [_facts(contract, size)]),
-            Section("Learning curves", learning_curves(curves), side_by_side=True),
+            Section("Learning curves", [*learning_curves(curves), *smoothness_curves(curves)], side_by_side=True),
             Section(
                 "Test errors",
                 [
