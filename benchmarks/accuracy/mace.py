@@ -185,21 +185,25 @@ def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return found
 
     def first_stage() -> dict[str, Any]:
-        run(NEVER, None, SECOND_STAGE * limit)
+        # A second stage that never comes: its settings must be in the checkpoints that the second one starts from.
+        run(NEVER, NEVER - 1, SECOND_STAGE * limit)
         return {"epochs": _last_checkpoint(folder, second=False, log=log) + 1}
 
     second = stage(folder, f"mace-{arguments.size}-first", first_stage)["epochs"]
     found = run(NEVER, second, limit)
-    # No epoch is left to train: the same program turns its best checkpoints into models.
-    whole = _last_checkpoint(folder, second=True, log=log) >= second
-    run(second + 1 if whole else 1, second if whole else None, math.inf, timed=False)
+    last = _last_checkpoint(folder, second=True, log=log)
+    whole = last >= second
+    if not whole:
+        last = _last_checkpoint(folder, second=False, log=log)
+    # With as many epochs as it has, the same program trains none and turns its best checkpoints into models.
+    run(last, min(second, last - 1) if whole else None, math.inf, timed=False)
     model = folder / "mace-run" / (f"{NAME}_stagetwo.model" if whole else f"{NAME}.model")
     if not model.exists():
         raise SystemExit(f"MACE left no {model}; see {log}")
     updates = found.epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
     return {
         "model": str(model), "minutes": found.seconds / 60, "epochs": found.epochs, "updates": updates,
-        "second_stage_from": second, "best_epoch": _last_checkpoint(folder, second=whole, log=log) + 1,
+        "second_stage_from": second, "best_epoch": last + 1,
     }  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def _tables(found: Evaluation, by: By) -> list[tuple[str, list[str], list[list[s
     """Title, headings, cells and number of rows left out: all structures, subsets, elements."""
     from mindscaip.studies.evaluation import QUANTITIES
 
-    rows = found.rows(by)
+    rows = [row | {"model": label} for label, row in _labelled(found, by)]
     several = len(found.models) > 1
     tables = []
     for part, title in (("all", "all structures"), ("subset", "subsets"), ("element", "elements")):
@@ -246,6 +246,12 @@ def _tables(found: Evaluation, by: By) -> list[tuple[str, list[str], list[list[s
                 cells.append([*cell, str(row["structures"]), *map(_text, errors)])
         tables.append((title, headings, cells, left_out))
     return tables
+
+
+def _labelled(found: Evaluation, by: By) -> list[tuple[str, dict[str, Any]]]:
+    """The rows, each with the short name of its potential."""
+    labels = dict(zip(found.models, found.labels, strict=True))
+    return [(labels[row["model"]], row) for row in found.rows(by)]
 
 
 def _size(row: dict[str, Any]) -> float:

@@ -42,6 +42,7 @@ def evaluation_page(found: Evaluation, data: Sequence[str], by: By = "auto") -> 
         data: names of the files, for the lead.
         by: what the subsets are, see :meth:`Evaluation.parts`.
     """
+    found = replace(found, models=found.labels)
     rows = found.rows(by)
     overall = [row for row in rows if row["part"] == "all"]
     subsets = _worst(_by_name(rows, "subset"), MOST_SUBSETS)

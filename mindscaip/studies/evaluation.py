@@ -111,6 +111,12 @@ class Evaluation:
         """Symbols that occur."""
         return [chemical_symbols[z] for z in self.tables[0].elements]
 
+    @property
+    def labels(self) -> list[str]:
+        """Names of the potentials for people: of files without their folders, where that tells them apart."""
+        short = [Path(name).name if name.endswith(".pt") else name for name in self.models]
+        return short if len(set(short)) == len(short) else list(self.models)
+
     def parts(self, by: By = "auto") -> dict[str, np.ndarray]:
         """Numbers of the structures of each subset; empty where there is but one.
 
