@@ -13,8 +13,8 @@ from mindscaip.graph.neighbors import neighbor_list
 from mindscaip.training.batches import Batch
 
 DEFAULT_CACHE_MB = 256.0
-_RELEASE_EVERY = 2000
-"""Structures after which the pages read from stores are given back."""
+_RELEASE_EVERY = 32
+"""Structures after which the pages read from stores are given back (one is spread over some 0.6 MB of them)."""
 
 
 class StructureDataset:
