@@ -13,8 +13,8 @@ from mindscaip.data.store import Store
 from mindscaip.data.structure import MAX_ATOMIC_NUMBER, Structure
 from mindscaip.errors import MindscaipError
 
-CHUNK = 4096
-"""Structures that are gathered at once."""
+CHUNK = 512
+"""Structures that are gathered at once: each may stand on other pages of the file."""
 DIGITS = 4
 """Decimals of A within which positions count as equal."""
 
@@ -121,7 +121,7 @@ class Collection(Sequence[Structure]):
         return [chemical_symbols[z] for z in np.flatnonzero(present)]
 
     def rows(self) -> Iterator[Rows]:
-        """All structures as arrays, some thousands at a time; what was read is not kept in memory."""
+        """All structures as arrays, some hundreds at a time; what was read is not kept in memory."""
         for start in range(0, len(self), CHUNK):
             yield self._gather(self.indices[start : start + CHUNK])
             self.release()

@@ -72,7 +72,7 @@ def reference_energies(
 
     Args:
         structures: with energies, unless ``isolated`` is given; a stream or a
-            :class:`~mindscaip.data.collection.Collection`, of which only some thousands are in memory at a time.
+            :class:`~mindscaip.data.collection.Collection`, of which some hundreds are in memory at a time.
         isolated: energy of the isolated atom by symbol, at the level of theory of the structures.
         subtract: energies per element that are taken off the structures' energies before the fit.
 
