@@ -353,6 +353,9 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
             ),
             Number("FSD, compress", mean["fsd_compress"], "Å⁻¹"),
             Number("FSD, stretch", mean["fsd_stretch"], "Å⁻¹"),
+            Number(
+                "intrinsic FSD, mean", mean["fsd_intrinsic"], "Å⁻¹", "smoothness apart from accuracy, on a denser path"
+            ),
             Number("Energy MAE", mean["energy_mae"], "eV", "breaking bonds is far outside of the training data"),
             Number("Force MAE", mean["force_mae"], "eV/Å"),
         ],
@@ -400,7 +403,16 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
                 [
                     bond_scan(scan_set.load(worst_key), prediction.energy, prediction.forces, reference="GFN2-xTB"),
                     Table(
-                        ("molecule", "bond", "FSD (Å⁻¹)", "compress", "stretch", "energy MAE (eV)", "force MAE (eV/Å)"),
+                        (
+                            "molecule",
+                            "bond",
+                            "FSD (Å⁻¹)",
+                            "compress",
+                            "stretch",
+                            "intrinsic",
+                            "energy MAE (eV)",
+                            "force MAE (eV/Å)",
+                        ),
                         [
                             tuple(
                                 row[name]
@@ -410,6 +422,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
                                     "fsd",
                                     "fsd_compress",
                                     "fsd_stretch",
+                                    "fsd_intrinsic",
                                     "energy_mae",
                                     "force_mae",
                                 )
