@@ -353,9 +353,7 @@ def write_report(folder: Path, size: Size, scans_path: Path, commands: Sequence[
             ),
             Number("FSD, compress", mean["fsd_compress"], "Å⁻¹"),
             Number("FSD, stretch", mean["fsd_stretch"], "Å⁻¹"),
-            Number(
-                "intrinsic FSD, mean", mean["fsd_intrinsic"], "Å⁻¹", "smoothness apart from accuracy, on a denser path"
-            ),
+            Number("intrinsic FSD, mean", mean["fsd_intrinsic"], "Å⁻¹", "smoothness apart from accuracy"),
             Number("Energy MAE", mean["energy_mae"], "eV", "breaking bonds is far outside of the training data"),
             Number("Force MAE", mean["force_mae"], "eV/Å"),
         ],
