@@ -95,7 +95,7 @@ def mace_command(arguments: argparse.Namespace, folder: Path, epochs: int, secon
     channels, largest = SIZES[arguments.size]
     options = {
         "name": NAME,
-        "work_dir": folder / "mace-run",
+        "work_dir": _work(arguments, folder),
         "train_file": folder / "mace-train.xyz",
         "valid_file": folder / "val.xyz",
         "test_file": folder / "val.xyz",
@@ -117,6 +117,10 @@ def mace_command(arguments: argparse.Namespace, folder: Path, epochs: int, secon
         flags += ["--stage_two", f"--start_stage_two={second}"]
     python = str(arguments.environment / "bin" / "python")
     return [python, "-c", PROGRAM, *(f"--{name}={value}" for name, value in options.items()), *flags]
+
+
+def _work(arguments: argparse.Namespace, folder: Path) -> Path:
+    return folder / f"mace-{arguments.size}"
 
 
 class MaceTraining:
@@ -175,7 +179,8 @@ class MaceTraining:
 def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train for the wall time, in two stages, and leave the best checkpoint as a model."""
     limit = 60.0 * arguments.minutes
-    log, clock = folder / "mace.log", folder / "mace-clock.json"
+    work = _work(arguments, folder)
+    log, clock = folder / "mace.log", work.with_name(f"{work.name}-clock.json")
 
     def run(epochs: int, second: int | None, until: float, timed: bool = True) -> MaceTraining:
         command = mace_command(arguments, folder, epochs, second)
@@ -187,29 +192,31 @@ def train_mace(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     def first_stage() -> dict[str, Any]:
         # A second stage that never comes: its settings must be in the checkpoints that the second one starts from.
         run(NEVER, NEVER - 1, SECOND_STAGE * limit)
-        return {"epochs": _last_checkpoint(folder, second=False, log=log) + 1}
+        return {"epochs": _last_checkpoint(work, second=False, log=log) + 1}
 
     second = stage(folder, f"mace-{arguments.size}-first", first_stage)["epochs"]
     found = run(NEVER, second, limit)
-    last = _last_checkpoint(folder, second=True, log=log)
+    last = _last_checkpoint(work, second=True, log=log)
     whole = last >= second
     if not whole:
-        last = _last_checkpoint(folder, second=False, log=log)
+        last = _last_checkpoint(work, second=False, log=log)
     # With as many epochs as it has, the same program trains none and turns its best checkpoints into models.
     run(last, min(second, last - 1) if whole else None, math.inf, timed=False)
-    model = folder / "mace-run" / (f"{NAME}_stagetwo.model" if whole else f"{NAME}.model")
+    model = work / (f"{NAME}_stagetwo.model" if whole else f"{NAME}.model")
     if not model.exists():
         raise SystemExit(f"MACE left no {model}; see {log}")
-    updates = found.epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
+    epochs = max(found.epochs, last + 1)
+    updates = epochs * -(-json.loads((folder / "split.json").read_text())["train"] // 10)
     return {
-        "model": str(model), "minutes": found.seconds / 60, "epochs": found.epochs, "updates": updates,
+        "model": str(model), "minutes": found.seconds / 60, "epochs": epochs, "updates": updates,
         "second_stage_from": second, "best_epoch": last + 1,
+        "first_stage": str(model.with_name(f"{NAME}.model")) if whole else None,
     }  # fmt: skip
 
 
-def _last_checkpoint(folder: Path, *, second: bool, log: Path) -> int:
+def _last_checkpoint(work: Path, *, second: bool, log: Path) -> int:
     """Epoch of the best checkpoint of a stage, which is the last that MACE keeps; -1 without one in the second."""
-    names = [CHECKPOINT.search(path.name) for path in (folder / "mace-run" / "checkpoints").glob("*.pt")]
+    names = [CHECKPOINT.search(path.name) for path in (work / "checkpoints").glob("*.pt")]
     epochs = [int(found.group(1)) for found in names if found and (found.group(2) is not None) == second]
     if not epochs and not second:
         raise SystemExit(f"MACE did not finish an epoch in its time; see {log}; give more --minutes")
@@ -261,7 +268,16 @@ def main() -> None:
     ours = stage(folder, "mindscaip-train", partial(train_mindscaip, arguments, folder, train, val))
     theirs = stage(folder, f"mace-{arguments.size}-train", partial(train_mace, arguments, folder))
     ours |= stage(folder, "mindscaip-test", partial(errors_of_mindscaip, arguments, Path(ours["model"])))
-    theirs |= stage(folder, f"mace-{arguments.size}-test", partial(errors_of_mace, arguments, folder, theirs["model"]))
+    models = {mace: theirs["model"]}
+    if theirs["first_stage"]:
+        models[f"{mace}, first stage"] = theirs["first_stage"]
+    rivals = {
+        name: theirs
+        | stage(
+            folder, f"mace-{arguments.size}-{Path(model).stem}-test", partial(errors_of_mace, arguments, folder, model)
+        )
+        for name, model in models.items()
+    }
     ask = "import importlib.metadata as m; print(m.version('mace-torch'))"
     python = str(arguments.environment / "bin" / "python")
     version = subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()
@@ -273,7 +289,7 @@ def main() -> None:
         ["", "parameters", "minutes", "epochs", "updates", "energy MAE / RMSE (meV/atom)", "force MAE / RMSE (meV/A)",
          "ms per call"],
     ]  # fmt: skip
-    for name, errors in (("mindscaip", ours), (mace, theirs)):
+    for name, errors in {"mindscaip": ours, **rivals}.items():
         rows.append(
             [
                 name,
