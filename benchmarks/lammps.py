@@ -12,6 +12,8 @@ import re
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -114,7 +116,9 @@ def main() -> None:
         write_model(path, arguments.preset, arguments.dtype)
         for num_atoms in arguments.atoms:
             structure = water(num_atoms)
-            bare = bare_call(path, structure, arguments.steps)
+            # In a process of its own, so that its memory is free again when LAMMPS runs.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                bare = pool.submit(bare_call, path, structure, arguments.steps).result()
             alone = 0.0
             for ranks in arguments.ranks:
                 m = lammps_run(path, structure, ranks, arguments.steps)

@@ -8,6 +8,7 @@ import typer
 
 from mindscaip import __version__
 from mindscaip.console import exit_on_error
+from mindscaip.memory import keep_freed_memory
 
 COMMANDS = ("label", "data", "train", "report", "export", "info", "evaluate", "bsct", "md", "lammps", "doctor")
 
@@ -43,6 +44,7 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Entry point of the ``mindscaip`` command."""
+    keep_freed_memory()
     with exit_on_error("mindscaip"):
         app()
 

@@ -12,6 +12,7 @@ ORDER = [
     "units",
     "files",
     "packages",
+    "memory",
     "console",
     "contract",
     "config",

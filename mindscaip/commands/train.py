@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 
@@ -46,7 +45,6 @@ def train_command(
     from mindscaip.training.distributed import is_first_process, leave_together
     from mindscaip.training.interrupt import Interrupted
 
-    _keep_freed_memory()
     try:
         if resume is not None:
             prepare.resume(resume, arguments or [])
@@ -69,14 +67,3 @@ def train_command(
             cure = f"go on with 'mindscaip train --resume {folder}'" if there else "nothing was trained yet"
             console.print(f"interrupted; {cure}", markup=False, soft_wrap=True)
         sys.exit(130)
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: mapping them anew at each step costs up to a third of the time on CPUs."""
-    trim_threshold, mmap_threshold = -1, -3
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 32 * 1024 * 1024)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):
-        pass  # another C library: slower, not wrong
