@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
 
+from mindscaip.data.calculators import PointCalculator
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.packages import installed_version
 
@@ -146,7 +146,7 @@ SHORT_NAMES: dict[str, ShortName] = {
 }
 
 
-class InBox(Calculator):
+class InBox(PointCalculator):
     """A calculator for crystals, with molecules put into a periodic box of vacuum; energy and forces only."""
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's interface)
@@ -156,21 +156,13 @@ class InBox(Calculator):
         self.inner = calculator
         self.vacuum = vacuum
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Fill ``results``; called by ASE."""
-        super().calculate(atoms, properties, system_changes)
-        assert self.atoms is not None
-        boxed = self.atoms.copy()
+    def _compute(self, atoms: Atoms) -> dict[str, Any]:
+        boxed = atoms.copy()
         if not boxed.pbc.any():
             boxed.set_cell(np.ptp(boxed.positions, axis=0) + 2 * self.vacuum)
             boxed.center()
             boxed.pbc = True
-        self.results = {
+        return {
             "energy": float(self.inner.get_property("energy", boxed)),
             "forces": np.array(self.inner.get_property("forces", boxed), dtype=np.float64),
         }

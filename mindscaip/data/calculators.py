@@ -195,7 +195,27 @@ def unpaired_electrons(numbers: np.ndarray) -> int:
     return int(numbers.sum()) % 2
 
 
-class XTB(Calculator):
+class PointCalculator(Calculator):
+    """A calculator whose results all come from one calculation, :meth:`_compute`."""
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill ``results``; called by ASE."""
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise MindscaipError("the calculator was given no atoms; call it through an ase.Atoms object")
+        self.results = self._compute(self.atoms)
+
+    def _compute(self, atoms: Atoms) -> dict[str, Any]:
+        """Results of ``atoms`` in ASE's units."""
+        raise NotImplementedError
+
+
+class XTB(PointCalculator):
     """Extended tight binding through tblite, on one thread, silent, neutral systems.
 
     Every calculation starts from the orbitals of the one before when the atoms are the same (a scan or a trajectory
@@ -228,17 +248,7 @@ class XTB(Calculator):
         self.reset()
         self._key = self._system = self._result = None
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Fill ``results``; called by ASE."""
-        super().calculate(atoms, properties, system_changes)
-        if self.atoms is None:
-            raise MindscaipError("the calculator was given no atoms; call it through an ase.Atoms object")
-        atoms = self.atoms
+    def _compute(self, atoms: Atoms) -> dict[str, Any]:
         key = (atoms.numbers.tobytes(), atoms.pbc.tobytes())
         if not self._restart or key != self._key:
             self._key = self._system = self._result = None
@@ -256,10 +266,11 @@ class XTB(Calculator):
         self._key, self._result = key, result
         energy = float(result["energy"]) * HARTREE_TO_EV
         gradient = np.array(result["gradient"]) * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
-        self.results = {"energy": energy, "free_energy": energy, "forces": -gradient}
+        results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": -gradient}
         if atoms.pbc.all():
             stress = np.array(result["virial"]) * HARTREE_TO_EV / atoms.get_volume()
-            self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
+            results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
+        return results
 
     def _solve(self, atoms: Atoms) -> Any:
         interface, library = _import_tblite()

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 
-from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError, unpaired_electrons
+from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError, PointCalculator, unpaired_electrons
 from mindscaip.errors import MindscaipError
 from mindscaip.packages import installed_version
 from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV
@@ -62,7 +61,7 @@ def parse_level(name: str) -> Level:
     return Level(program, (functional or DEFAULT_FUNCTIONAL).lower(), (basis or DEFAULT_BASIS).lower())
 
 
-def make_quantum(name: str) -> Calculator:
+def make_quantum(name: str) -> PointCalculator:
     """Return the calculator of this name (see the module).
 
     Raises:
@@ -83,7 +82,7 @@ def describe_quantum(name: str) -> str:
     return f"{words}, PySCF {installed_version('pyscf')}{dispersion}"
 
 
-class PySCF(Calculator):
+class PySCF(PointCalculator):
     """Kohn-Sham or Hartree-Fock theory by PySCF with density fitting; closed shells, neutral, in a vacuum.
 
     A calculation starts from the orbitals of the one before when the atoms are the same, made orthonormal in the new
@@ -144,19 +143,10 @@ class PySCF(Calculator):
         self.reset()
         self._orbitals, self._key = None, b""
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Fill ``results``; called by ASE."""
-        super().calculate(atoms, properties, system_changes)
-        if self.atoms is None:
-            raise MindscaipError("the calculator was given no atoms; call it through an ase.Atoms object")
-        numbers = np.asarray(self.atoms.numbers, np.int64)
-        _check_closed_shell(self.atoms, str(Level("pyscf", self.functional, self.basis)))
-        molecule = self._molecule(self.atoms)
+    def _compute(self, atoms: Atoms) -> dict[str, Any]:
+        numbers = np.asarray(atoms.numbers, np.int64)
+        _check_closed_shell(atoms, str(Level("pyscf", self.functional, self.basis)))
+        molecule = self._molecule(atoms)
         orbitals = self._orbitals if self._key == numbers.tobytes() else None
         if orbitals is not None and orbitals.shape[0] != molecule.nao:
             orbitals = None
@@ -165,7 +155,7 @@ class PySCF(Calculator):
         self._orbitals, self._key = field.mo_coeff[:, field.mo_occ > 0], numbers.tobytes()
         energy = float(field.e_tot) * HARTREE_TO_EV
         forces = -np.asarray(gradient) * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        return {"energy": energy, "free_energy": energy, "forces": forces}
 
     def _molecule(self, atoms: Atoms) -> Any:
         pyscf = _pyscf()
@@ -247,7 +237,7 @@ def _density(molecule: Any, orbitals: np.ndarray) -> Any:
     )
 
 
-class Psi4(Calculator):
+class Psi4(PointCalculator):
     """Any functional and basis of Psi4; closed shells, neutral, in a vacuum. Its number of threads is Psi4's own.
 
     Raises:
@@ -262,23 +252,12 @@ class Psi4(Calculator):
         self.functional, self.basis = functional, basis
         _psi4().core.be_quiet()
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Fill ``results``; called by ASE."""
-        super().calculate(atoms, properties, system_changes)
-        if self.atoms is None:
-            raise MindscaipError("the calculator was given no atoms; call it through an ase.Atoms object")
+    def _compute(self, atoms: Atoms) -> dict[str, Any]:
         psi4, level = _psi4(), Level("psi4", self.functional, self.basis)
-        _check_closed_shell(self.atoms, str(level))
+        _check_closed_shell(atoms, str(level))
         rows = [
             f"{symbol} {x:.14f} {y:.14f} {z:.14f}"
-            for symbol, (x, y, z) in zip(
-                self.atoms.get_chemical_symbols(), self.atoms.positions / BOHR_TO_ANGSTROM, strict=True
-            )
+            for symbol, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions / BOHR_TO_ANGSTROM, strict=True)
         ]
         # Psi4 would move and turn the molecule, and the forces with it.
         molecule = psi4.geometry("\n".join(["0 1", *rows, "units bohr", "no_com", "no_reorient", "symmetry c1"]))
@@ -290,7 +269,7 @@ class Psi4(Calculator):
             psi4.core.clean()
         energy = float(state.energy()) * HARTREE_TO_EV
         forces = -np.asarray(gradient) * HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        return {"energy": energy, "free_energy": energy, "forces": forces}
 
 
 @contextlib.contextmanager
