@@ -201,7 +201,7 @@ def run_demo(folder: Path, size: Size) -> None:
         [
             *("train", "preset=tiny", f"data.train={train}", f"run={run}"),
             *("training.epochs=10000", f"training.max_minutes={size.minutes:g}"),
-            *(f"smoothness.scans={scans}", "smoothness.num_scans=2"),
+            *(f"smoothness.scans={scans}", "smoothness.num_scans=2", "smoothness.every=3"),
         ],
         run,
         resume=["train", "--resume", str(run)],

@@ -43,14 +43,14 @@ def read_curves(path: str | os.PathLike) -> dict[str, list[float]]:
 
 
 def smoothness_curves(curves: Mapping[str, ArrayLike], best_epoch: int | None = None) -> list[Figure]:
-    """Both FSD and the errors along the scans, and the energy conservation, over the epochs; none where none is scored.
+    """Both FSD and the errors along the scans, and the energy conservation, over the epochs; none for fewer than two.
 
     Args:
         curves: columns of ``curves.csv``, NaN where a validation was not scored.
         best_epoch: marked in the figures.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in curves.items()}
-    if FSD not in columns or not np.isfinite(columns[FSD]).any():
+    if FSD not in columns or np.isfinite(columns[FSD]).sum() < 2:
         return []
     smooth = (("FSD intrinsic", FSD_INTRINSIC, MODEL), ("FSD as published", FSD, SECOND))
     figures = [
