@@ -242,17 +242,26 @@ def _surely_not_one(y: np.ndarray, x: np.ndarray, tolerance: float) -> bool:
     return bool(np.mean((slopes > 0) & (np.abs(np.log(np.abs(slopes) + 1e-300)) <= tolerance)) <= 0.02)
 
 
-def _judge_forces(y: np.ndarray, x: np.ndarray, sizes: np.ndarray, units: FileUnits) -> Finding:
-    name = "energy against forces"
-    if len(y) < FEWEST_JUDGED:
-        return Finding(name, "unknown", "too few neighbouring frames to test the sign of the forces")
+def _is_one(y: np.ndarray, x: np.ndarray) -> tuple[bool | None, dict[str, float]]:
+    """Whether ``y`` is ``x`` (None: the pairs do not tell), with ``slope``, ``residual`` and number of ``pairs``."""
     slope, residual = _slope(y, x)
     values = {"slope": slope, "residual": residual, "pairs": float(len(y))}
     tolerance = max(SLOPE_TOLERANCE, residual)
     informative = residual <= WORST_RESIDUAL and slope != 0.0
     if informative and slope > 0 and abs(np.log(slope)) <= tolerance:
+        return True, values
+    return (False if informative and _surely_not_one(y, x, tolerance) else None), values
+
+
+def _judge_forces(y: np.ndarray, x: np.ndarray, sizes: np.ndarray, units: FileUnits) -> Finding:
+    name = "energy against forces"
+    if len(y) < FEWEST_JUDGED:
+        return Finding(name, "unknown", "too few neighbouring frames to test the sign of the forces")
+    consistent, values = _is_one(y, x)
+    slope, residual = values["slope"], values["residual"]
+    if consistent:
         return Finding(name, "ok", f"energies change by {slope:.3f} times the work of the forces", values)
-    if not informative or not _surely_not_one(y, x, tolerance):
+    if consistent is None:
         return Finding(
             name,
             "unknown",
@@ -323,13 +332,11 @@ def _judge_stress(y: np.ndarray, x: np.ndarray, units: FileUnits) -> Finding:
     name = "energy against stress"
     if len(y) < FEWEST_JUDGED:
         return Finding(name, "unknown", "too few neighbouring frames with different cells to test the stress")
-    slope, residual = _slope(y, x)
-    values = {"slope": slope, "residual": residual, "pairs": float(len(y))}
-    tolerance = max(SLOPE_TOLERANCE, residual)
-    informative = residual <= WORST_RESIDUAL and slope != 0.0
-    if informative and slope > 0 and abs(np.log(slope)) <= tolerance:
+    consistent, values = _is_one(y, x)
+    slope = values["slope"]
+    if consistent:
         return Finding(name, "ok", f"energies change by {slope:.3f} times the work of the stress", values)
-    if not informative or not _surely_not_one(y, x, tolerance):
+    if consistent is None:
         return Finding(name, "unknown", "neighbouring frames are too far apart to test the stress", values)
     cause = "it has the opposite sign (positive under compression)" if slope < 0 else "its unit is another"
     if units.stress_is_pressure and slope < 0:

@@ -22,7 +22,7 @@ from mindscaip.training.run import StageRun
 from tests.models import random_structure
 from tests.toys import write_toy
 
-ARGUMENTS = [
+TOY_MODEL = [
     "model.embed_dim=16",
     "model.num_layers=1",
     "model.num_heads=2",
@@ -30,6 +30,9 @@ ARGUMENTS = [
     "model.gamma=1.5",
     "model.l_max=2",
     "model.graph.cutoff=4.0",
+]
+ARGUMENTS = [
+    *TOY_MODEL,
     "data.val_fraction=0.25",
     "training.batch_size=5",
     "training.epochs=3",

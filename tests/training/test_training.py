@@ -31,15 +31,10 @@ from mindscaip.training.prepare import resume, train
 from mindscaip.training.schedule import learning_rate, make_optimizer, update_ema
 from tests.models import random_structure, small_model
 from tests.toys import write_toy
+from tests.training.runs import TOY_MODEL
 
 ARGUMENTS = [
-    "model.embed_dim=16",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "model.num_radial=16",
-    "model.gamma=1.5",
-    "model.l_max=2",
-    "model.graph.cutoff=4.0",
+    *TOY_MODEL,
     "data.val_fraction=0.2",
     "training.batch_size=4",
     "training.warmup_epochs=1",
