@@ -27,6 +27,7 @@ from mindscaip.data.structure import Structure
 from mindscaip.engines.lammps import launch_command, write_data
 from mindscaip.export import export_model
 from mindscaip.graph.neighbors import neighbor_list
+from mindscaip.memory import keep_freed_memory
 from mindscaip.model.backbone import MinDScAIP
 
 MOLECULES = 0.0334
@@ -59,6 +60,7 @@ def write_model(path: Path, preset: str, dtype: str) -> None:
 def bare_call(path: Path, structure: Structure, steps: int) -> float:
     """Seconds of one call of the module, without list, conversion or forces."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the plugin does
     exported = load_exported(path)
     edges = neighbor_list(structure, exported.contract.list_cutoff)
     arguments = [torch.from_numpy(part) for part in (structure.numbers, edges.index, edges.vectors)]
