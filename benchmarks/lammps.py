@@ -1,7 +1,9 @@
 """Time and memory of ``pair_style mindscaip`` on liquid water, against the bare call of the module.
 
-``python -m benchmarks.lammps [--preset small] [--atoms 200 2000] [--ranks 1 2] [--steps 5]`` prints a table. The
-weights are random, which costs what trained ones cost. Every process uses one thread and wants a core of its own.
+``python -m benchmarks.lammps [--preset small] [--atoms 200 2000] [--ranks 1 2] [--steps 5] [--repeat 3]`` prints a
+table. The weights are random, which costs what trained ones cost. Every process uses one thread and wants a core of its
+own. The speed of a shared core changes by the minute, so bare calls and runs alternate, ``--repeat`` times; times are
+medians, and overhead and speed-up are medians of the ratios within one round, with the least and the largest.
 """
 
 from __future__ import annotations
@@ -101,6 +103,22 @@ shell "grep VmHWM /proc/$PPID/status > memory.txt"
     return {**sections, "step": float(loops[-1]) / steps, "peak_gb": peak}
 
 
+def measure(path: Path, structure: Structure, ranks: list[int], steps: int) -> dict[str, float]:
+    """One round: the bare call, then LAMMPS on each number of ranks."""
+    # In a process of its own, so that its memory is free again when LAMMPS runs.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = {"bare": pool.submit(bare_call, path, structure, steps).result()}
+    for number in ranks:
+        found |= {f"{name} {number}": value for name, value in lammps_run(path, structure, number, steps).items()}
+    return found
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median, and the least and the largest where there are several."""
+    ends = f" ({format(min(values), form)} to {format(max(values), form)})" if len(values) > 1 else ""
+    return format(float(np.median(values)), form) + ends
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="small")
@@ -108,6 +126,7 @@ def main() -> None:
     parser.add_argument("--atoms", nargs="*", type=int, default=[200, 2000])
     parser.add_argument("--ranks", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=1, help="rounds of bare call and runs")
     arguments = parser.parse_args()
     columns = ["atoms", "ranks", "bare call (s)", "step (s)", "graph + forces (s)", "model (s)", "exchange (s)"]
     columns += ["overhead", "speed-up", "memory of a rank (GB)"]
@@ -118,17 +137,17 @@ def main() -> None:
         write_model(path, arguments.preset, arguments.dtype)
         for num_atoms in arguments.atoms:
             structure = water(num_atoms)
-            # In a process of its own, so that its memory is free again when LAMMPS runs.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                bare = pool.submit(bare_call, path, structure, arguments.steps).result()
-            alone = 0.0
+            rounds = [measure(path, structure, arguments.ranks, arguments.steps) for _ in range(arguments.repeat)]
             for ranks in arguments.ranks:
-                m = lammps_run(path, structure, ranks, arguments.steps)
-                alone = m["step"] if ranks == 1 else alone
-                overhead = f"{100 * (m['step'] / bare - 1):.1f} %" if ranks == 1 else ""
-                faster = f"{alone / m['step']:.2f}" if alone and ranks > 1 else ""
-                values = [f"{len(structure)}", f"{ranks}", f"{bare:.3f}", f"{m['step']:.3f}", f"{m['graph']:.4f}"]
-                values += [f"{m['model']:.3f}", f"{m['exchange']:.3f}", overhead, faster, f"{m['peak_gb']:.2f}"]
+                m = {key: float(np.median([found[key] for found in rounds])) for key in rounds[0]}
+                overhead, faster = "", ""
+                if ranks == 1:
+                    overhead = spread([found["step 1"] / found["bare"] - 1 for found in rounds], ".1%")
+                elif 1 in arguments.ranks:
+                    faster = spread([found["step 1"] / found[f"step {ranks}"] for found in rounds], ".2f")
+                values = [f"{len(structure)}", f"{ranks}", f"{m['bare']:.3f}", f"{m[f'step {ranks}']:.3f}"]
+                values += [f"{m[f'graph {ranks}']:.4f}", f"{m[f'model {ranks}']:.3f}", f"{m[f'exchange {ranks}']:.3f}"]
+                values += [overhead, faster, f"{m[f'peak_gb {ranks}']:.2f}"]
                 print("| " + " | ".join(values) + " |", flush=True)
 
 

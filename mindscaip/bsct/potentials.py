@@ -21,7 +21,7 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
 from mindscaip.bsct import shortnames
-from mindscaip.bsct.dataset import Scan, ScanError
+from mindscaip.bsct.dataset import HDF5_SUFFIXES, Scan, ScanError
 from mindscaip.bsct.path import ScanPath
 from mindscaip.data.calculators import (
     ASE_PREFIX,
@@ -188,6 +188,16 @@ class CalculatorPotential(Potential):
             self._calculator = self._make()
         return self._calculator
 
+    def predict_many(self, paths: Iterable[ScanPath]) -> Iterator[tuple[ScanPath, Answer, float]]:
+        """As in the base class; a calculator that cannot be made ends the run instead of failing scan after scan.
+
+        Raises:
+            MindscaipError: the calculator cannot be made.
+        """
+        for path in paths:
+            _ = self.calculator
+            yield from super().predict_many([path])
+
     def predict(self, path: ScanPath) -> tuple[np.ndarray, np.ndarray]:
         # The sum of the covalent radii is where a single-reference method converges most easily.
         natural = covalent_radii[path.numbers[list(path.scan.bond_index)]].sum()
@@ -268,6 +278,8 @@ def resolve_potential(name: str, *, device: str = "cpu", batch_edges: int | None
         return CalculatorPotential(name, factory, shortnames.identity(name), spec)
     if path.is_dir():
         raise MindscaipError(f"{name} is a folder; a potential is {ACCEPTED}")
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        raise MindscaipError(f"{name} is an HDF5 file, not a potential; potentials come first, then the data")
     if path.suffix == ".pt" or path.exists():
         return ModelPotential(name, device=device, batch_edges=batch_edges)
     known = [*XTB_METHODS, *shortnames.SHORT_NAMES]

@@ -124,6 +124,7 @@ class ScanPrediction:
         forces: at the frames, eV/A ``[K, n, 3]``.
         seconds: wall time of all geometries.
         fingerprint: of the scan.
+        bond_length: of the frames, A ``[K]``; None in a prediction that was not read from a file.
         dense: geometries per frame interval of the path, 0 without one.
         path_energy: eV ``[M]``, None without a path.
         path_forces: eV/A ``[M, n, 3]``, None without a path.
@@ -136,6 +137,7 @@ class ScanPrediction:
     dense: int = 0
     path_energy: np.ndarray | None = None
     path_forces: np.ndarray | None = None
+    bond_length: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -390,6 +392,7 @@ def read_prediction(output: Path, key: str) -> ScanPrediction | None:
                 dense=int(file["dense"]) if has_path else 0,
                 path_energy=file["path_energy"] if has_path else None,
                 path_forces=file["path_forces"] if has_path else None,
+                bond_length=file["bond_length"],
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from ase.symbols import Symbols
 
+from mindscaip.bsct.compare import ENERGY_TOLERANCE, LENGTH_TOLERANCE
 from mindscaip.bsct.dataset import Scan, ScanError, ScanSet, open_scans
 from mindscaip.bsct.fsd import squared_force_change
 from mindscaip.bsct.intrinsic import fsd_intrinsic
@@ -43,6 +44,7 @@ class Run:
         rows: key of the scan to values (NaN where there is none).
         skipped: key to the reason why the scan has no score.
         definitions: metric to the sentence that defines it.
+        minima: key to the lowest reference energy, eV.
         dataset: SHA-256 of the data set that was scored.
     """
 
@@ -52,8 +54,21 @@ class Run:
     rows: Mapping[str, Mapping[str, float]]
     skipped: Mapping[str, str]
     definitions: Mapping[str, str]
+    minima: Mapping[str, float]
     dataset: str
     dataset_path: str
+
+    @property
+    def keys(self) -> set[str]:
+        """Scans that the run has tried."""
+        return set(self.rows) | set(self.skipped)
+
+    def same_scans(self, other: Run) -> bool:
+        """Whether both are over the same scans, be it in another layout."""
+        return self.dataset == other.dataset or (
+            self.keys == other.keys
+            and all(_same_minimum(self, other, key) for key in self.rows.keys() & other.rows.keys())
+        )
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,7 @@ def read_run(text: str) -> Run:
             rows={f"{row['bond']}/{row['id']}": _numbers(row) for row in rows},
             skipped={str(entry["scan"]): str(entry["reason"]) for entry in summary["skipped"]},
             definitions={str(k): str(v) for k, v in summary.get("definitions", {}).items()},
+            minima={str(k): float(v) for k, v in summary.get("reference_minima", {}).items()},
             dataset=str(run["dataset"]["sha256"]),
             dataset_path=str(summary["dataset"]["path"]),
         )
@@ -180,7 +196,7 @@ def find_scans(runs: Sequence[Run], data: Path | None) -> ScanSet:
         MindscaipError: runs over different scans, data other than that of the runs, nothing to show.
     """
     for run in runs[1:]:
-        if run.dataset != runs[0].dataset:
+        if not run.same_scans(runs[0]):
             raise MindscaipError(
                 f"{runs[0].folder} and {run.folder} are runs over different sets of scans ({runs[0].dataset_path} and "
                 f"{run.dataset_path}), and their scores cannot be compared; score both over the same set"
@@ -193,12 +209,47 @@ def find_scans(runs: Sequence[Run], data: Path | None) -> ScanSet:
             f"the scans of {runs[0].folder} are not at {path} any more; say with --data where they are"
         )
     scans = open_scans(path)
-    if runs and scans.fingerprint() != runs[0].dataset:
+    if runs and not _scored_on(runs[0], scans):
         raise MindscaipError(
-            f"{path} is not the set of scans that {runs[0].folder} was scored on (its content has another hash); "
+            f"{path} is not the set of scans that {runs[0].folder} was scored on (other names or other contents); "
             "give the right one with --data, or score again"
         )
     return scans
+
+
+def _scored_on(run: Run, scans: ScanSet) -> bool:
+    """By the hash, or in another layout by the names and the first scan; the others are looked at one by one."""
+    if scans.fingerprint() == run.dataset:
+        return True
+    if not run.keys <= set(scans.keys):
+        return False
+    for key in run.rows:
+        prediction = read_prediction(run.folder, key)
+        if prediction is not None:
+            try:
+                return _same_scan(scans.load(key), prediction, run)
+            except ScanError:
+                continue
+    return False
+
+
+def _same_minimum(a: Run, b: Run, key: str) -> bool:
+    lengths = [run.rows[key].get("minimum_bond_length", math.nan) for run in (a, b)]
+    energies = [run.minima.get(key, math.nan) for run in (a, b)]
+    return abs(lengths[0] - lengths[1]) <= LENGTH_TOLERANCE and abs(energies[0] - energies[1]) <= ENERGY_TOLERANCE
+
+
+def _same_scan(scan: Scan, prediction: ScanPrediction, run: Run) -> bool:
+    """Whether the prediction is of this scan; numbers of another layout agree to what it writes, not bit by bit."""
+    if (np.shape(prediction.energy), np.shape(prediction.forces)) != (scan.energy.shape, scan.forces.shape):
+        return False
+    if prediction.fingerprint == scan.fingerprint():
+        return True
+    return (
+        prediction.bond_length is not None
+        and np.allclose(prediction.bond_length, scan.bond_length, rtol=0, atol=LENGTH_TOLERANCE)
+        and abs(run.minima.get(scan.key, math.nan) - scan.energy.min()) <= ENERGY_TOLERANCE
+    )
 
 
 def collect(runs: Sequence[Run], scans: ScanSet, on_scan: Callable[[str], None] | None = None) -> ReportData:
@@ -270,8 +321,7 @@ def _curves(scan: Scan, run: Run, j0: int) -> tuple[Curves | None, str]:
     prediction = read_prediction(run.folder, scan.key)
     if prediction is None:
         return None, "its prediction is missing or damaged; give the 'mindscaip bsct score' command again"
-    shapes = (np.shape(prediction.energy), np.shape(prediction.forces))
-    if prediction.fingerprint != scan.fingerprint() or shapes != (scan.energy.shape, scan.forces.shape):
+    if not _same_scan(scan, prediction, run):
         return None, "its prediction is for another scan of this name"
     row = run.rows.get(scan.key, {})
     place = row.get(MARKED + PLACE, math.nan)

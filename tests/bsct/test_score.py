@@ -215,8 +215,11 @@ def test_wrong_names(data, tmp_path, monkeypatch):
         call("score", "absent.pt", data)
     with pytest.raises(MindscaipError, match="is a folder; a potential is"):
         call("score", tmp_path, data)
-    with pytest.raises(MindscaipError, match=r"not a whole model.pt"):
+    with pytest.raises(MindscaipError, match=r"is an HDF5 file, not a potential; potentials come first, then the data"):
         call("score", data, data)
+    (tmp_path / "text.pt").write_text("no model")
+    with pytest.raises(MindscaipError, match=r"not a whole model.pt"):
+        call("score", "text.pt", data)
     with pytest.raises(MindscaipError, match="no_such_module"):
         call("score", "ase:no_such_module:make", data)
     with pytest.raises(MindscaipError, match=r"absent.h5: no such file or folder"):

@@ -10,11 +10,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lj import LennardJones
 
+from mindscaip.bsct.dataset import open_scans
 from mindscaip.bsct.path import scan_path
 from mindscaip.bsct.potentials import resolve_potential
+from mindscaip.bsct.score import score_scans
 from mindscaip.bsct.shortnames import SHORT_NAMES, InBox, resolve_short_name
 from mindscaip.errors import MindscaipError
-from tests.bsct.makers import random_scan
+from tests.bsct.makers import FIXTURE, random_scan
 
 
 class Log(list):
@@ -217,6 +219,19 @@ def test_a_variant_that_the_package_does_not_know(monkeypatch):
         resolve_short_name("sevnnet")
     with pytest.raises(MindscaipError, match="did you mean 'mace-off'"):
         resolve_potential("maceoff")
+
+
+def test_a_potential_that_cannot_be_made_ends_the_run_at_once(monkeypatch):
+    calls = []
+
+    def fails(**kwargs):
+        calls.append(kwargs)
+        raise OSError("no network")
+
+    install(monkeypatch, mace__calculators={"mace_off": fails})
+    with pytest.raises(MindscaipError, match=r"could not make 'medium' on cpu, OSError: no network \(academic licence"):
+        score_scans(resolve_potential("mace-off"), open_scans(FIXTURE))
+    assert len(calls) == 1
 
 
 def test_a_package_whose_own_dependency_is_missing(monkeypatch):

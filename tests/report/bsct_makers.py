@@ -74,7 +74,7 @@ def full_size(frames: int = 100, potentials: int = 3) -> ReportData:
     rng = np.random.default_rng(0)
     keys = [f"{bond}/{1000 + 7 * i}" for bond, count in BONDS.items() for i in range(count)]
     runs = tuple(
-        Run(Path(f"run-{p}"), f"potential {p}", ("fsd", "energy_mae", "force_mae"), {}, {}, {}, "", "made")
+        Run(Path(f"run-{p}"), f"potential {p}", ("fsd", "energy_mae", "force_mae"), {}, {}, {}, {}, "", "made")
         for p in range(potentials)
     )
     return ReportData(

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mindscaip.bsct.convert import convert_scans
 from mindscaip.bsct.dataset import open_scans, write_scans
 from mindscaip.bsct.fsd import fsd, squared_force_change
 from mindscaip.bsct.score import read_prediction
@@ -191,6 +193,26 @@ def test_runs_over_other_scans_are_refused(runs: Path, tmp_path: Path) -> None:
     assert len(find_scans(read[1:], tmp_path / "moved.h5")) == 1
     with pytest.raises(MindscaipError, match="nothing to show; give the folder of a run, or --data"):
         find_scans([], None)
+
+
+def test_both_layouts_of_the_same_scans_make_one_page(runs: Path, tmp_path: Path) -> None:
+    convert_scans(FIXTURE, tmp_path / "folder")
+    score(runs / "other", "other", half, dense=0, data=tmp_path / "folder")
+    read = [read_run(str(runs / name)) for name in ("planted", "other")]
+    assert read[0].dataset != read[1].dataset
+    for data in (None, FIXTURE, tmp_path / "folder"):
+        found = collect(read, find_scans(read, data))
+        assert found.absent == ({}, {})
+        assert all(curves is not None for scan in found.scans for curves in scan.curves)
+    # A scan of the same name with another reference is another scan.
+    scans = [open_scans(FIXTURE).load(key) for key in KEYS]
+    changed = [*scans[:-1], replace(scans[-1], energy=scans[-1].energy + 0.01)]
+    write_scans(tmp_path / "changed.h5", changed, {})
+    found = collect(read, find_scans(read, tmp_path / "changed.h5"))
+    assert [set(absent) for absent in found.absent] == [{KEYS[-1]}, {KEYS[-1]}]
+    score(runs / "changed", "changed", half, dense=0, data=tmp_path / "changed.h5")
+    with pytest.raises(MindscaipError, match="different sets of scans"):
+        find_scans([*read, read_run(str(runs / "changed"))], None)
 
 
 def test_folders_that_are_no_finished_run_are_refused(runs: Path, tmp_path: Path) -> None:

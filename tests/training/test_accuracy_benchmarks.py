@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase.io import read, write
 
+from benchmarks.accuracy import own_split
 from benchmarks.accuracy.data import split, stage, table
 from benchmarks.accuracy.mace import MaceTraining
 from mindscaip.data.formats import read_structures
@@ -44,6 +45,18 @@ def test_both_programs_read_the_same_split(data, tmp_path):
         np.testing.assert_allclose(structure.forces, original[int(structure.energy)].forces, atol=1e-7)
     assert read(tmp_path / "isolated.xyz").info["config_type"] == "IsolatedAtom"
     assert split(data, tmp_path, 0.1, seed=1, train_count=7) == {"train": 7, "val": 4}
+
+
+def test_an_own_split_tests_on_frames_of_its_own(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(own_split.SETS, "made", ("train_300K.xyz", "isolated_atoms.xyz", 10))
+    found = own_split.split(data, tmp_path, "made", seed=2)
+    assert {name: found[name] for name in ("atoms", "train", "val", "test")} == {
+        "atoms": 9, "train": 5, "val": 25, "test": 10,
+    }  # fmt: skip
+    energies = [a.info["REF_energy"] for name in ("train", "val", "test") for a in read(tmp_path / f"{name}.xyz", ":")]
+    assert sorted(energies) == [float(k) for k in range(40)]  # every frame once
+    test = np.concatenate([atoms.arrays["REF_forces"] for atoms in read(tmp_path / "test.xyz", ":")])
+    assert found["rms_force"] == pytest.approx(np.sqrt(np.mean(test**2)))
 
 
 def test_a_stage_is_done_once(tmp_path):
