@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mindscaip.data.calculators import CalculationError, single_point
+from mindscaip.data.point import CalculationError, single_point
 from mindscaip.data.sampling import forget_history
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path

@@ -23,15 +23,10 @@ from ase.data import chemical_symbols, covalent_radii
 from mindscaip.bsct import shortnames
 from mindscaip.bsct.dataset import HDF5_SUFFIXES, Scan, ScanError
 from mindscaip.bsct.path import ScanPath
-from mindscaip.data.calculators import (
-    ASE_PREFIX,
-    XTB_METHODS,
-    CalculationError,
-    resolve_calculator,
-    single_point,
-    unpaired_electrons,
-)
+from mindscaip.data.calculators import ASE_PREFIX, resolve_calculator
+from mindscaip.data.point import CalculationError, single_point, unpaired_electrons
 from mindscaip.data.structure import Structure
+from mindscaip.data.xtb import XTB_METHODS
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.packages import installed_version
 

@@ -17,7 +17,8 @@ from mindscaip.bsct.bridges import bond_type
 from mindscaip.bsct.inputs import Source
 from mindscaip.bsct.parallel import Progress, run_tasks
 from mindscaip.bsct.records import UNRELAXED, WITH_REFERENCE, BuildSettings
-from mindscaip.data.calculators import CalculationError, resolve_calculator, single_point
+from mindscaip.data.calculators import resolve_calculator
+from mindscaip.data.point import CalculationError, single_point
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mindscaip.data.calculators import PointCalculator
+from mindscaip.data.point import PointCalculator
 from mindscaip.errors import MindscaipError, did_you_mean
 from mindscaip.packages import installed_version
 

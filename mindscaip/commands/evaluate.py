@@ -130,7 +130,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     """
     from mindscaip.bsct.potentials import ACCEPTED
     from mindscaip.bsct.shortnames import SHORT_NAMES
-    from mindscaip.data.calculators import XTB_METHODS
+    from mindscaip.data.xtb import XTB_METHODS
     from mindscaip.errors import MindscaipError, did_you_mean
 
     models: list[str] = []
@@ -156,7 +156,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 def _is_potential(argument: str) -> bool:
     from mindscaip.bsct.shortnames import is_short_name
-    from mindscaip.data.calculators import ASE_PREFIX, XTB_METHODS
+    from mindscaip.data.calculators import ASE_PREFIX
+    from mindscaip.data.xtb import XTB_METHODS
 
     if argument in XTB_METHODS or argument.startswith(ASE_PREFIX) or argument.endswith(".pt"):
         return True

@@ -22,9 +22,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from mindscaip.data.calculators import CalculationError, isolated_energies, resolve_calculator
+from mindscaip.data.calculators import isolated_energies, resolve_calculator
 from mindscaip.data.formats import STORE_SUFFIXES, XYZ_SUFFIXES, read_structures
 from mindscaip.data.molecules import embed_smiles, molecule_from_smiles
+from mindscaip.data.point import CalculationError
 from mindscaip.data.sampling import Langevin, Sampling, forget_history
 from mindscaip.data.store import Store, StoreWriter
 from mindscaip.data.structure import Structure

@@ -17,11 +17,12 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from mindscaip.data.calculators import QUANTUM_PROGRAMS, CalculationError, PointCalculator, unpaired_electrons
+from mindscaip.data.point import CalculationError, PointCalculator, unpaired_electrons
 from mindscaip.errors import MindscaipError
 from mindscaip.packages import installed_version
 from mindscaip.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV
 
+QUANTUM_PROGRAMS = ("pyscf", "psi4")
 DEFAULT_FUNCTIONAL, DEFAULT_BASIS = "wb97m-d3bj", "def2-tzvppd"
 HARTREE_FOCK = "hf"
 

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from mindscaip.data.calculators import CalculationError, single_point
+from mindscaip.data.point import CalculationError, single_point
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV

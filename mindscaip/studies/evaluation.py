@@ -22,7 +22,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from mindscaip.bsct.potentials import CalculatorPotential, ModelPotential, Potential
 from mindscaip.contract import ExportedModel, check_elements
-from mindscaip.data.calculators import CalculationError, single_point, unpaired_electrons
+from mindscaip.data.point import CalculationError, single_point, unpaired_electrons
 from mindscaip.data.readers.base import subset_of
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import DEFAULT_BATCH_SIZE, Prediction, evaluate, evaluate_stream

@@ -10,7 +10,7 @@ import torch
 from mindscaip.data.collection import Collection
 from mindscaip.data.structure import Structure
 from mindscaip.graph.neighbors import neighbor_list
-from mindscaip.training.batches import Batch
+from mindscaip.training.batch import Batch
 
 DEFAULT_CACHE_MB = 256.0
 _RELEASE_EVERY = 32

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mindscaip.training.batches import Batch
-
-if TYPE_CHECKING:
-    from mindscaip.training.dataset import StructureDataset
+from mindscaip.training.batch import Batch
+from mindscaip.training.dataset import StructureDataset
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Corruption:
         """The structures with displaced atoms; the neighbour lists are those of the displaced geometry."""
         structures = [dataset.structures[i] for i in indices]
         moved = [replace(s, positions=s.positions + self.sigma * n) for s, n in zip(structures, noise, strict=True)]
-        batch = type(dataset)(moved, dataset.cutoff).batch(range(len(moved)), rotations)
+        batch = StructureDataset(moved, dataset.cutoff).batch(range(len(moved)), rotations)
         if rotations is not None:
             noise = [n @ r.T for n, r in zip(noise, rotations, strict=True)]
         batch.noise = torch.from_numpy(np.concatenate(noise)).to(torch.float32)

@@ -14,7 +14,8 @@ from lightning_fabric import Fabric
 from mindscaip.config import Config
 from mindscaip.console import console
 from mindscaip.errors import MindscaipError
-from mindscaip.training.batches import Batch, EpochBatches, validation_batches
+from mindscaip.training.batch import Batch
+from mindscaip.training.batches import EpochBatches, validation_batches
 from mindscaip.training.callbacks import Callback
 from mindscaip.training.checkpoint import BEST, LAST, PRETRAINED, Progress
 from mindscaip.training.dataset import StructureDataset

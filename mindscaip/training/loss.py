@@ -13,7 +13,7 @@ from mindscaip.model.derivatives import (
     virials_from_edge_gradients,
 )
 from mindscaip.model.heads import Denoiser
-from mindscaip.training.batches import Batch
+from mindscaip.training.batch import Batch
 
 TERMS = ("energy", "forces", "stress", "noise", "force_components")
 """Sums that a step reports; ``force_components`` is ``|dF|`` over components and takes no part in the loss."""

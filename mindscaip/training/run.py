@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from mindscaip.config import Config
-from mindscaip.training.batches import Batch
+from mindscaip.training.batch import Batch
 from mindscaip.training.checkpoint import Progress, save_checkpoint
 from mindscaip.training.loss import TERMS, loss_sums, weigh
 from mindscaip.training.precision import use_precision

@@ -10,7 +10,7 @@ import torch
 
 from mindscaip.config import TrainingConfig
 from mindscaip.model.backbone import MinDScAIP
-from mindscaip.training.batches import Batch
+from mindscaip.training.batch import Batch
 from mindscaip.training.distributed import Processes
 from mindscaip.training.loss import Predictor
 from mindscaip.units import EV_TO_MEV

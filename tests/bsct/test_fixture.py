@@ -14,7 +14,8 @@ from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, continuity_errors
 from mindscaip.bsct.dataset import open_scans, read_scans
 from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_lengths
 from mindscaip.bsct.records import PUBLISHED_BONDS, BuildSettings
-from mindscaip.data.calculators import resolve_calculator, single_point
+from mindscaip.data.calculators import resolve_calculator
+from mindscaip.data.point import single_point
 from tests.bsct.makers import FIXTURE, PYSCF_FIXTURE
 
 

@@ -7,14 +7,9 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from mindscaip.data.calculators import (
-    XTB,
-    CalculationError,
-    isolated_energies,
-    resolve_calculator,
-    single_point,
-    unpaired_electrons,
-)
+from mindscaip.data.calculators import isolated_energies, resolve_calculator
+from mindscaip.data.point import CalculationError, single_point, unpaired_electrons
+from mindscaip.data.xtb import XTB
 from mindscaip.errors import MindscaipError
 
 MODULE = """

@@ -18,12 +18,13 @@ from ase.calculators.lj import LennardJones
 from typer.testing import CliRunner
 
 from mindscaip.commands import label as command
-from mindscaip.data.calculators import XTB, single_point
 from mindscaip.data.formats import read_structures
 from mindscaip.data.label import label, read_molecules
+from mindscaip.data.point import single_point
 from mindscaip.data.sampling import Langevin, Sampling
 from mindscaip.data.store import Store, write_store
 from mindscaip.data.structure import Structure
+from mindscaip.data.xtb import XTB
 from mindscaip.errors import MindscaipError
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, KELVIN_TO_EV
 

@@ -11,7 +11,8 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from mindscaip.data.calculators import CalculationError, describe_calculator, resolve_calculator, single_point
+from mindscaip.data.calculators import describe_calculator, resolve_calculator
+from mindscaip.data.point import CalculationError, single_point
 from mindscaip.data.quantum import Psi4, PySCF, parse_level
 from mindscaip.errors import MindscaipError
 from mindscaip.units import HARTREE_PER_BOHR_TO_EV_PER_ANGSTROM, HARTREE_TO_EV

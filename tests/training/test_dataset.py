@@ -13,7 +13,8 @@ import torch
 from mindscaip.config import DataConfig, load_config
 from mindscaip.data.store import Store, write_store
 from mindscaip.errors import MindscaipError
-from mindscaip.training.batches import Batch, EpochBatches, validation_batches
+from mindscaip.training.batch import Batch
+from mindscaip.training.batches import EpochBatches, validation_batches
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.prefetch import AHEAD, Prefetched
 from mindscaip.training.prepare import make_record, read_data

@@ -12,7 +12,8 @@ import torch
 from mindscaip.config import LossConfig
 from mindscaip.errors import MindscaipError
 from mindscaip.training import prepare
-from mindscaip.training.batches import Batch, EpochBatches, pack, share
+from mindscaip.training.batch import Batch
+from mindscaip.training.batches import EpochBatches, pack, share
 from mindscaip.training.checkpoint import load_checkpoint
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.denoising import Corruption
