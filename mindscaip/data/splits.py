@@ -54,6 +54,28 @@ def random_split(
     return _split_groups(counts, np.asarray(groups), rng)
 
 
+def subsample(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """A random choice of ``count`` of ``indices``; a smaller one is a part of a larger one of the same seed.
+
+    Files hold their structures molecule by molecule or frame by frame, so the first of them are no sample of the whole.
+
+    Args:
+        indices: ``[M]`` of structures, each once.
+        count: how many to take; all where there are no more.
+        seed: the same seed gives the same choice.
+
+    Returns:
+        Sorted indices ``[min(count, M)]``, in the type of ``indices``.
+
+    Raises:
+        MindscaipError: a count below 0.
+    """
+    if count < 0:
+        raise MindscaipError(f"{count} structures cannot be chosen; ask for 0 or more")
+    indices = np.asarray(indices)
+    return np.sort(indices[np.random.default_rng(seed).permutation(len(indices))[:count]])
+
+
 def _count(size: float | int, total: int) -> int:
     if isinstance(size, bool) or size < 0 or (isinstance(size, float) and not (size < 1 or size.is_integer())):
         raise MindscaipError(f"the split size {size!r} is neither a fraction from 0 to 1 nor a whole number")

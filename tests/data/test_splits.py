@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mindscaip.data.splits import random_split
+from mindscaip.data.splits import random_split, subsample
 from mindscaip.errors import MindscaipError
 
 
@@ -50,3 +50,23 @@ def test_few_groups_fill_every_part():
         random_split(4, [1, 1], groups=["a", "a", "b", "b"])
     with pytest.raises(MindscaipError, match="3 groups for 4 structures"):
         random_split(4, [1], groups=["a", "a", "b"])
+
+
+def test_a_smaller_choice_is_part_of_a_larger_one_and_no_beginning():
+    indices = np.arange(7, 2007, 2)
+    choices = {count: subsample(indices, count, seed=5) for count in (0, 1, 10, 100, 999, 1000)}
+    for count, chosen in choices.items():
+        assert chosen.dtype == indices.dtype
+        assert len(chosen) == count
+        assert np.all(np.diff(chosen) > 0)
+        assert np.isin(chosen, indices).all()
+    assert np.isin(choices[10], choices[100]).all()
+    assert np.isin(choices[100], choices[999]).all()
+    np.testing.assert_array_equal(choices[1000], indices)
+    np.testing.assert_array_equal(subsample(indices, 5000, seed=5), indices)
+    np.testing.assert_array_equal(subsample(indices, 100, seed=5), choices[100])
+    assert not np.array_equal(subsample(indices, 100, seed=6), choices[100])
+    # from all over the file: the mean of 100 of them is within four standard errors of that of all
+    assert abs(choices[100].mean() - indices.mean()) < 4 * indices.std() / 10
+    with pytest.raises(MindscaipError, match="-1 structures cannot be chosen"):
+        subsample(indices, -1)
