@@ -15,6 +15,8 @@
    jumped from one state to another.
 
 Relaxed molecules and finished frames are saved in ``<output>.parts`` while a build runs; a killed build goes on there.
+The folder stays when a bond is left unfinished: its worker was lost, could not make the calculator, or found a damaged
+log. It is removed when every frame of every bond has an answer or a reason why there is none.
 """
 
 from __future__ import annotations
@@ -100,15 +102,22 @@ def build_scans(
     bond_records = sorted([*found, *dropped, *done], key=lambda record: (order[record.molecule], record.atoms))
 
     _write_report(output.with_suffix(".json"), settings, wanted, per_bond, molecules, bond_records, failed)
+    unfinished = any(record.unfinished for record in bond_records)
     if not scans:
+        # What can still be finished comes first: it is what the user has to act on.
+        left_out = sorted((r for r in bond_records if r.rule not in ("", records.TYPE)), key=lambda r: not r.unfinished)
+        reasons = [f"{r.molecule} {r.bond}: {r.reason}" for r in left_out]
+        sentence = f"no bond could be scanned; {_join([*reasons, *(f'{n}: {r}' for n, r in failed)])}"
+        if unfinished:
+            raise MindscaipError(f"{sentence}; finished frames are kept in {parts}, and the same command goes on there")
         shutil.rmtree(parts)
-        reasons = [f"{r.molecule} {r.bond}: {r.reason}" for r in bond_records if r.rule not in ("", records.TYPE)]
-        raise MindscaipError(f"no bond could be scanned; {_join([*reasons, *(f'{n}: {r}' for n, r in failed)])}")
+        raise MindscaipError(sentence)
     scans.sort(key=lambda scan: scan.key)
     count = write_scans(output, scans, _provenance(settings))
-    shutil.rmtree(parts)
+    if not unfinished:
+        shutil.rmtree(parts)
     frames = sum(len(scan) for scan in scans)
-    return BuildResult(count, len(molecules), bond_records, failed, resumed, frames)
+    return BuildResult(count, len(molecules), bond_records, failed, resumed, frames, parts if unfinished else None)
 
 
 def _check(

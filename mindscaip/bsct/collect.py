@@ -12,7 +12,7 @@ import numpy as np
 
 from mindscaip.bsct import records
 from mindscaip.bsct.continuity import continuity_errors, continuity_tolerance
-from mindscaip.bsct.dataset import Scan, displace, make_scan
+from mindscaip.bsct.dataset import Scan, ScanError, displace, make_scan
 from mindscaip.bsct.frames import FrameLog, walk_frames
 from mindscaip.bsct.parallel import Progress, run_tasks
 from mindscaip.bsct.records import BondRecord, BuildSettings
@@ -96,12 +96,14 @@ def _finish(job: Job, settings: BuildSettings, file: Path, failure: str) -> tupl
         without = {number: frame.reason for number, frame in sorted(log.frames.items()) if frame.reason}
         scan = _assemble(job, settings, log, positions)
     except MindscaipError as error:
+        # A log with an answer or a reason for every frame is final; what is missing the same command can still make.
+        unfinished = bool(failure) or not isinstance(error, ScanError)
         reason = failure or str(error)
-        if without and not failure:
+        if without and not unfinished:
             number = next(iter(without))
             reason += f"; the first without one is frame {number}: {without[number]}"
         record = replace(record, status=records.FAILED, rule=records.REFERENCE, reason=reason)
-        return replace(record, failed_frames=without), None
+        return replace(record, failed_frames=without, unfinished=unfinished), None
     errors, limits = continuity_errors(scan), continuity_tolerance(scan)
     record = replace(
         record,

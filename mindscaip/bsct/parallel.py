@@ -103,3 +103,8 @@ def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> 
                 yield from parallel(joblib.delayed(_guarded)(function, k, task) for k, task in enumerate(tasks))
         except KilledWorker as error:
             raise MindscaipError(f"a Dask worker died ({error}); run the same command again to go on") from error
+        except (ImportError, AttributeError) as error:  # the task does not exist where it should run
+            raise MindscaipError(
+                f"a Dask worker cannot run the task ({type(error).__name__}: {error}); install this version of "
+                "mindscaip where the workers are and run the same command again to go on"
+            ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mindscaip.bsct.dataset import MIN_FRAMES
 from mindscaip.bsct.geometry import PUBLISHED_FRAMES
@@ -60,6 +61,8 @@ class BondRecord:
         start: the frame that the reference began with, or None.
         failed_frames: number of the frame and the reason, for every frame without a reference.
         seconds: time that the reference took for all frames.
+        unfinished: whether it failed before every frame had an answer or a reason of its own; its frames are kept, and
+            the same command goes on with them.
     """
 
     molecule: str
@@ -74,6 +77,7 @@ class BondRecord:
     start: int | None = None
     failed_frames: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class BuildResult:
         failed_molecules: name and reason.
         resumed: frames taken over from an earlier, interrupted build.
         num_frames: frames with a reference.
+        kept: the work folder, where bonds are unfinished; None where it was removed.
     """
 
     num_scans: int
@@ -95,6 +100,7 @@ class BuildResult:
     failed_molecules: list[tuple[str, str]]
     resumed: int
     num_frames: int
+    kept: Path | None = None
 
 
 def count_bonds(records: list[BondRecord]) -> dict[str, dict[str, int]]:

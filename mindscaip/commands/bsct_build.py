@@ -137,5 +137,14 @@ def _print(result: BuildResult) -> None:
     without = sum(len(record.failed_frames) for record in result.records)
     if without:
         console.print(f"{without} frames have no reference; the record says why.")
+    unfinished = [record for record in result.records if record.unfinished]
+    if unfinished:
+        first = unfinished[0]
+        console.print(
+            f"{len(unfinished)} bonds are not finished (the first, {first.molecule} {first.bond}: {first.reason}). "
+            f"Their frames are kept in {result.kept}; the same command with --overwrite goes on with them.",
+            markup=False,
+            soft_wrap=True,
+        )
     if result.resumed:
         console.print(f"{result.resumed} frames are from an interrupted build.")

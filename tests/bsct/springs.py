@@ -41,6 +41,13 @@ class Killed(Springs):
             os._exit(9)
         return False
 
+class Unmade(Springs):
+    """Cannot be made once there is a file ``uninstalled``."""
+    def __init__(self, **options):
+        if os.path.exists("uninstalled"):
+            raise RuntimeError("no licence")
+        super().__init__(**options)
+
 class NoOxygen(Springs):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)

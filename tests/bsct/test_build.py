@@ -259,6 +259,51 @@ def test_a_killed_build_goes_on(springs, tmp_path):
     assert len(next(read_scans(tmp_path / "s.h5"))) == 20
 
 
+def interrupted_at(count):
+    def stop(stage, done, total):
+        if stage == "scan" and done == count:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_frames_survive_a_failure_of_the_whole_job(springs, tmp_path):
+    """What the user is told to run again finds its frames: nothing is removed before every frame has its outcome."""
+    from mindscaip.bsct import collect
+
+    settings = BuildSettings(springs.replace("Springs", "Unmade"), frames=12)
+    with pytest.raises(KeyboardInterrupt):
+        build_scans(["CO"], "s.h5", settings, workers=1, progress=interrupted_at(7))
+    (tmp_path / "uninstalled").touch()
+    collect._made = type(collect._made)()  # another process has not made a calculator yet
+    with pytest.raises(MindscaipError, match=r"no licence.*kept in s\.h5\.parts, and the same command goes on there"):
+        build_scans(["CO"], "s.h5", settings, workers=1)
+    (record,) = [b for b in report_of(tmp_path / "s.h5")["bonds"] if b["bond"] == "C-O"]
+    assert (record["status"], record["unfinished"]) == ("failed", True)
+    (tmp_path / "uninstalled").unlink()
+    assert build_scans(["CO"], "s.h5", settings, workers=1).resumed == 7
+    assert not (tmp_path / "s.h5.parts").exists()
+
+
+def test_a_damaged_log_costs_its_own_bond_only(springs, tmp_path):
+    command = ("build", "CO", "CN", "-o", "s.h5", "--reference", springs, "--frames", 12, "--workers", 1)
+    with pytest.raises(KeyboardInterrupt):
+        build_scans(["CO", "CN"], "s.h5", BuildSettings(springs, 12), workers=1, progress=interrupted_at(17))
+    logs = sorted((tmp_path / "s.h5.parts" / "frames").glob("*/*.jsonl"))
+    assert len(logs) == 2
+    text = logs[0].read_text()
+    logs[0].write_text(text.replace('"energy"', '"ener', 1))
+    said = call(*command).stderr
+    assert "Wrote 1 scans" in said
+    assert "1 bonds are not finished" in said
+    assert "the same command with --overwrite goes on" in said
+    logs[0].write_text(text)
+    said = call(*command, "--overwrite").stderr
+    assert "Wrote 2 scans" in said
+    assert "frames are from an interrupted build" in said
+    assert not (tmp_path / "s.h5.parts").exists()
+
+
 def test_bad_options(springs, tmp_path):
     settings = BuildSettings(springs, frames=12)
     with pytest.raises(MindscaipError, match=r"none of the molecules can be used; C\(C: .* not a SMILES"):
