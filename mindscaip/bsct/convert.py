@@ -1,8 +1,7 @@
 """Bond scans from one layout to the other: the folder that users download, and the packed HDF5.
 
 Nothing that a score depends on changes by more than 1e-9 (A, eV, eV/A). What the other layout has no place for is
-lost and said so in the docs: positions of frames without a reference are put back from the straight line of the others,
-and their forces are zero in a folder and NaN in a packed file.
+lost and said so in the docs: the forces of frames without a reference are zero in a folder and NaN in a packed file.
 """
 
 from __future__ import annotations

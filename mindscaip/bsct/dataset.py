@@ -73,6 +73,8 @@ class Scan:
         subset: where the molecule comes from, or an empty string.
         frame_index: number of each frame in the source, int64 ``[K]``.
         num_dropped: frames of the source left out because their reference is not finite.
+        dropped_positions: their geometries in A, float64 ``[num_dropped, n, 3]``, or None where nobody knows them.
+        dropped_bond_length: their bond lengths in A, float64 ``[num_dropped]``, or None.
         positions0: the unperturbed geometry in A, float64 ``[n, 3]``, or None.
         energy0: its reference energy in eV, or None.
         forces0: its reference forces in eV/A, float64 ``[n, 3]``, or None.
@@ -92,6 +94,8 @@ class Scan:
     subset: str = ""
     frame_index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     num_dropped: int = 0
+    dropped_positions: np.ndarray | None = None
+    dropped_bond_length: np.ndarray | None = None
     positions0: np.ndarray | None = None
     energy0: float | None = None
     forces0: np.ndarray | None = None
@@ -193,6 +197,8 @@ def make_scan(
         fragment_labels=labels,
         frame_index=kept,
         num_dropped=frames - len(kept),
+        dropped_positions=positions[~valid],
+        dropped_bond_length=bond_length[~valid],
         **more,
     )
 
@@ -297,15 +303,27 @@ class AllFrames:
 
 
 def all_frames(scan: Scan) -> AllFrames:
-    """Put the dropped frames back: their geometry from the straight line of the others, their labels NaN."""
+    """Put the dropped frames back, their labels NaN: where they were, or, where nobody knows, between their neighbours.
+
+    An unknown frame stands on the straight line between the valid frames next to it, and before the first or after the
+    last valid one on the line through the nearest two; its bond length is that of its geometry.
+    """
     total = len(scan) + scan.num_dropped
     index = scan.frame_index if len(scan.frame_index) else np.arange(len(scan))
-    slope = (scan.positions[-1] - scan.positions[0]) / (index[-1] - index[0])
-    positions = scan.positions[0] + (np.arange(total) - index[0])[:, None, None] * slope
-    positions[index] = scan.positions
-    length_slope = (scan.bond_length[-1] - scan.bond_length[0]) / (index[-1] - index[0])
-    lengths = scan.bond_length[0] + (np.arange(total) - index[0]) * length_slope
-    lengths[index] = scan.bond_length
+    dropped = np.setdiff1d(np.arange(total), index)
+    positions = np.empty((total, *scan.positions.shape[1:]))
+    lengths = np.empty(total)
+    positions[index], lengths[index] = scan.positions, scan.bond_length
+    known = scan.dropped_positions is not None and len(scan.dropped_positions) == len(dropped)
+    if known and scan.dropped_bond_length is not None:
+        positions[dropped], lengths[dropped] = scan.dropped_positions, scan.dropped_bond_length
+    else:
+        left = np.clip(np.searchsorted(index, dropped) - 1, 0, len(index) - 2)
+        share = (dropped - index[left]) / (index[left + 1] - index[left])
+        step = scan.positions[left + 1] - scan.positions[left]
+        positions[dropped] = scan.positions[left] + share[:, None, None] * step
+        first, second = scan.bond_index
+        lengths[dropped] = np.linalg.norm(positions[dropped, second] - positions[dropped, first], axis=1)
     energy = np.full(total, np.nan)
     energy[index] = scan.energy
     forces = np.full((total, len(scan.numbers), 3), np.nan)
@@ -352,18 +370,14 @@ def write_scans(
 def _write_packed(group: h5py.Group, scan: Scan, straight: float) -> None:
     frames = all_frames(scan)
     total = len(frames.energy)
-    index = scan.frame_index if len(scan.frame_index) else np.arange(len(scan))
-    # The line through the first and last valid frame, continued to the ends of the grid.
-    slope = (scan.positions[-1] - scan.positions[0]) / (index[-1] - index[0])
-    first = scan.positions[0] - index[0] * slope
-    last = first + (total - 1) * slope
+    first, last = frames.positions[0], frames.positions[-1]
     line = first + (np.arange(total) / (total - 1))[:, None, None] * (last - first)
 
     group["numbers"] = scan.numbers.astype(np.uint8)
     group["bond_index"] = np.array(scan.bond_index, dtype=np.int16)
     group["fragment_labels"] = scan.fragment_labels.astype(np.uint8)
     group["bond_length"] = frames.bond_length
-    if np.abs(line[index] - scan.positions).max() <= straight:
+    if np.abs(line - frames.positions).max() <= straight:
         group["positions_first"], group["positions_last"] = first, last
     else:
         _compressed(group, "positions", frames.positions)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from mindscaip.bsct.convert import convert_scans
-from mindscaip.bsct.dataset import open_scans, read_scans, write_scans
+from mindscaip.bsct.dataset import all_frames, displace, open_scans, read_scans, write_scans
 from mindscaip.bsct.fsd import fsd
 from mindscaip.errors import MindscaipError
 from tests.bsct.makers import random_scan, reference_data, write_folder
@@ -124,3 +125,54 @@ def test_what_is_there_is_not_overwritten(packed, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MindscaipError, match=r"is a file; end the name in \.h5"):
         convert_scans(packed, tmp_path / "file")
+
+
+def bent_scan(drop, **more):
+    """Frames off a straight line, on a grid that is uneven, some of them without a reference."""
+    straight = random_scan(4, frames=30)
+    lengths = 0.7 + 2.1 * np.linspace(0, 1, 30) ** 2
+    positions = displace(straight.positions0, (0, 1), straight.fragment_labels, lengths)
+    turn = 0.3 * np.linspace(0, 1, 30) ** 3
+    rotation = np.zeros((30, 3, 3))
+    rotation[:, 0, 0] = rotation[:, 1, 1] = np.cos(turn)
+    rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 2, 2] = -np.sin(turn), np.sin(turn), 1.0
+    energy = -100 + (lengths - 1.4) ** 2
+    energy[drop] = np.nan
+    positions = np.einsum("kab,kib->kia", rotation, positions)
+    return (
+        random_scan(4, positions=positions, bond_length=lengths, energy=energy, frames=30, **more),
+        positions,
+        lengths,
+    )
+
+
+@pytest.mark.parametrize("drop", [[3, 4, 17], [0, 1, 2], [0, 28, 29]])
+@pytest.mark.parametrize("compact", [False, True])
+def test_frames_without_a_reference_come_back_where_they_were(tmp_path, drop, compact):
+    scan, positions, lengths = bent_scan(drop)
+    assert scan.num_dropped == len(drop)
+    write_scans(tmp_path / "a.h5", [scan], {})
+    convert_scans(tmp_path / "a.h5", tmp_path / "folder")
+    convert_scans(tmp_path / "folder", tmp_path / "b.h5", compact=compact)
+    for path in ("a.h5", "folder", "b.h5"):
+        read = open_scans(tmp_path / path).load(scan.key)
+        assert read.frame_index.tolist() == scan.frame_index.tolist()
+        frames = all_frames(read)
+        np.testing.assert_allclose(frames.positions, positions, atol=1e-9)
+        np.testing.assert_allclose(frames.bond_length, lengths, atol=1e-9)
+        assert np.isnan(frames.energy[drop]).all()
+
+
+@pytest.mark.parametrize("drop", [[3, 4, 17], [0, 1, 2], [0, 28, 29]])
+def test_frames_that_nobody_knows_stand_between_their_neighbours(tmp_path, drop):
+    known, _, lengths = bent_scan(drop)
+    scan = dataclasses.replace(known, dropped_positions=None, dropped_bond_length=None)
+    frames = all_frames(scan)
+    assert (np.diff(frames.bond_length) > 0).all()
+    assert np.abs(frames.bond_length - lengths).max() < 0.03
+    write_scans(tmp_path / "a.h5", [scan], {})
+    convert_scans(tmp_path / "a.h5", tmp_path / "folder")
+    for path in ("a.h5", "folder"):
+        read = open_scans(tmp_path / path).load(scan.key)
+        assert read.frame_index.tolist() == scan.frame_index.tolist()
+        np.testing.assert_allclose(read.positions, scan.positions, atol=1e-9)
