@@ -93,7 +93,7 @@ def raise_on_error(findings: Iterable[Finding], where: str) -> None:
     errors = [finding.message for finding in findings if finding.level == "error"]
     if errors:
         raise MindscaipError(
-            f"{where}: {'; also, '.join(errors)} (--no-check imports the data as they are, if you know better)"
+            f"{where}: {'; also, '.join(errors)} (--no-check takes the data as they are, if you know better)"
         )
 
 

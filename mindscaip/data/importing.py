@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mindscaip.data.checks import Finding, check_isolated, check_structures, rai
 from mindscaip.data.collection import geometry_hash
 from mindscaip.data.distances import nearest_neighbors
 from mindscaip.data.formats import read_structures
-from mindscaip.data.readers import files_of, format_of, read_source, reader_of, units_of
+from mindscaip.data.readers import SourceSettings, files_of
 from mindscaip.data.readers.base import ISOLATED_GROUP, FileUnits, ReadOptions, group_name, subset_of
 from mindscaip.data.store import Store, write_store
 from mindscaip.data.structure import Structure
@@ -112,25 +112,15 @@ class ImportSummary:
 
 
 @dataclass(frozen=True)
-class ImportSettings:
+class ImportSettings(SourceSettings):
     """How to import.
 
     Attributes:
-        options: names of labels, subsets.
-        format_name: of all sources; None: found from each file.
-        units: ``energy=hartree,length=bohr``, in place of the format's; None: the format's.
-        forces_are_gradients: in place of the format's; None: the format's.
         rules: which structures are left out.
-        check: test units and signs on the data.
         isolated: file of isolated atoms, in the same units; None: those marked in the sources.
     """
 
-    options: ReadOptions = field(default_factory=ReadOptions)
-    format_name: str | None = None
-    units: str | None = None
-    forces_are_gradients: bool | None = None
     rules: Rules = Rules()
-    check: bool = True
     isolated: Path | None = None
 
 
@@ -208,9 +198,7 @@ class _Import:
         self.summaries: list[SourceSummary] = []
         # Everything that can be wrong with names and units is found before the first file is read.
         for path, _ in self._files:
-            name = settings.format_name or format_of(path)
-            reader_of(name)
-            units = units_of(path, name).overridden(settings.units, settings.forces_are_gradients)
+            name, units = settings.layout_of(path)
             self.summaries.append(SourceSummary(str(path), name, units))
         self.isolated: dict[str, float] = {}
         self._isolated_given = settings.isolated is not None
@@ -231,9 +219,7 @@ class _Import:
             total = float(self._sizes.sum()) or 1.0
             self._progress((self._done + fraction * self._sizes[number]) / total, self._read)
 
-        settings = self._settings
-        options = replace(settings.options, declared_units=settings.units is not None, report=report)
-        for structure in read_source(path, options, format_name=summary.format, units=summary.units):
+        for structure in self._settings.read(path, summary.format, summary.units, report):
             summary.read += 1
             self._read += 1
             if structure.group == ISOLATED_GROUP and structure.energy is not None:
@@ -262,24 +248,11 @@ class _Import:
         raise MindscaipError(f"{path}: no structure has {what}; name the label with --energy-key or --forces-key")
 
     def _checked(self, structures: Iterator[Structure], path: Path, summary: SourceSummary) -> Iterator[Structure]:
-        """The same structures; a block at the beginning and now and then one later is tested before it goes on."""
+        """The same structures, tested in blocks unless that is not wanted."""
         if not self._settings.check:
             yield from structures
             return
-        block: list[Structure] = []
-        for count, structure in enumerate(structures):
-            size = FIRST_BLOCK if count < LATER_EVERY else LATER_BLOCK
-            if count % LATER_EVERY < size:
-                block.append(structure)
-                if len(block) == size:
-                    self._check(block, path, summary)
-                    yield from block
-                    block = []
-            else:
-                yield structure
-        if block:
-            self._check(block, path, summary)
-            yield from block
+        yield from checked(structures, lambda block: self._check(block, path, summary))
 
     def _check(self, block: list[Structure], path: Path, summary: SourceSummary) -> None:
         findings = check_structures(block, summary.units)
@@ -328,21 +301,44 @@ class _Import:
             )
 
     def _read_isolated(self, path: Path) -> None:
-        name = format_of(path)
+        given = self._settings
+        options = ReadOptions(energy_key=given.options.energy_key)
+        settings = SourceSettings(options, units=given.units, forces_are_gradients=given.forces_are_gradients)
+        name, units = settings.layout_of(path)
         if name == "store":
             with Store(path) as store:
                 self.isolated.update(store.isolated_energies)
         else:
-            settings = self._settings
-            units = units_of(path, name).overridden(settings.units, settings.forces_are_gradients)
-            options = ReadOptions(energy_key=settings.options.energy_key, declared_units=settings.units is not None)
-            for structure in read_source(path, options, format_name=name, units=units):
+            for structure in settings.read(path, name, units):
                 if len(structure) != 1 or structure.energy is None:
                     what = f"{len(structure)} atoms" if len(structure) != 1 else "no energy"
                     raise MindscaipError(f"{path} has a frame with {what}; isolated atoms come one per frame, labelled")
                 self._add_isolated(structure.symbols[0], structure.energy, str(path))
         if not self.isolated:
             raise MindscaipError(f"{path} holds no energies of isolated atoms")
+
+
+def checked(structures: Iterator[Structure], check: Callable[[list[Structure]], None]) -> Iterator[Structure]:
+    """The same structures; a block at the beginning and now and then one later is given to ``check`` before it goes on.
+
+    Args:
+        structures: of one file.
+        check: raises on what must not go on.
+    """
+    block: list[Structure] = []
+    for count, structure in enumerate(structures):
+        size = FIRST_BLOCK if count < LATER_EVERY else LATER_BLOCK
+        if count % LATER_EVERY < size:
+            block.append(structure)
+            if len(block) == size:
+                check(block)
+                yield from block
+                block = []
+        else:
+            yield structure
+    if block:
+        check(block)
+        yield from block
 
 
 def _unlabelled(structure: Structure) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -43,16 +44,34 @@ def format_of(path: Path) -> str:
     Raises:
         MindscaipError: missing, or of no known format.
     """
-    if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise MindscaipError(f"{path} does not exist{did_you_mean(path.name, siblings)}")
+    _check_exists(path)
     for name in FORMATS:
         if reader_of(name).recognises(path):
             return name
+    _check_whole(path)
     raise MindscaipError(
-        f"{path} is in no format that is known by its name and first bytes; name one with --format: "
-        f"{', '.join(FORMATS)}"
+        f"{path} is in no format that is known by its name and first bytes; copy it again if it is damaged, or name "
+        f"one with --format: {', '.join(FORMATS)}"
     )
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise MindscaipError(f"{path} does not exist{did_you_mean(path.name, siblings)}")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise for a file that no reader recognises because it is empty or cut off."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise MindscaipError(f"{path} is empty; copy it again")
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        import h5py
+
+        try:
+            h5py.File(path, "r").close()
+        except OSError as error:
+            raise MindscaipError(f"{path} is cut off, damaged or not an HDF5 file ({error}); copy it again") from error
 
 
 def files_of(source: Path) -> list[Path]:
@@ -68,6 +87,49 @@ def files_of(source: Path) -> list[Path]:
     if not found:
         raise MindscaipError(f"the folder {source} holds no data file; known endings are {', '.join(suffixes)}")
     return found
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How to read files of any format, as an import and an evaluation are told.
+
+    Attributes:
+        options: names of labels, subsets.
+        format_name: of all files; None: found from each.
+        units: ``energy=hartree,length=bohr``, in place of the format's; None: the format's.
+        forces_are_gradients: in place of the format's; None: the format's.
+        check: test units and signs on the data.
+    """
+
+    options: ReadOptions = field(default_factory=ReadOptions)
+    format_name: str | None = None
+    units: str | None = None
+    forces_are_gradients: bool | None = None
+    check: bool = True
+
+    def layout_of(self, path: Path) -> tuple[str, FileUnits]:
+        """Format and units of a file: those that are set, else those that the file has.
+
+        Raises:
+            MindscaipError: no such file, of no known format, or a unit that is not known.
+        """
+        _check_exists(path)
+        name = self.format_name or format_of(path)
+        reader_of(name)
+        return name, units_of(path, name).overridden(self.units, self.forces_are_gradients)
+
+    def read(
+        self, path: Path, name: str, units: FileUnits, report: Callable[[float], None] | None = None
+    ) -> Iterator[Structure]:
+        """Stream a file of known layout, in eV and A.
+
+        Raises:
+            MindscaipError: as :func:`read_source`.
+        """
+        options = replace(self.options, declared_units=self.units is not None)
+        if report is not None:
+            options = replace(options, report=report)
+        yield from read_source(path, options, format_name=name, units=units)
 
 
 def units_of(path: Path, name: str) -> FileUnits:
@@ -95,6 +157,25 @@ def read_source(
     Raises:
         MindscaipError: missing, damaged, of an unknown format or layout.
     """
+    _check_exists(path)
     name = format_name or format_of(path)
     units = units or units_of(path, name)
-    yield from units.convert(reader_of(name).read(path, options or ReadOptions()))
+    yield from units.convert(_guarded(path, name, reader_of(name).read(path, options or ReadOptions())))
+
+
+def _guarded(path: Path, name: str, structures: Iterator[Structure]) -> Iterator[Structure]:
+    """The same structures; what a library raises on damaged bytes (there is no end to it) becomes a sentence."""
+    try:
+        yield from structures
+    except MindscaipError:
+        raise
+    except MemoryError as error:
+        raise MindscaipError(
+            f"{path} does not fit into memory, or is damaged; copy it again, or read it on a larger machine"
+        ) from error
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise MindscaipError(
+            f"{path} is cut off, damaged or not {FORMATS[name]} ({reason}); copy it again, or name its format with "
+            "--format"
+        ) from error

@@ -57,7 +57,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
         raise
     except Exception as error:  # sqlite3 and json have their own
         raise MindscaipError(
-            f"{path} is cut off, damaged or not a database of ASE ({type(error).__name__}: {error})"
+            f"{path} is cut off, damaged or not a database of ASE ({type(error).__name__}: {error}); copy it again"
         ) from error
 
 

@@ -44,6 +44,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
     except lmdb.Error as error:
         raise MindscaipError(f"{path} is cut off, damaged or not an LMDB database ({error}); copy it again") from error
     with environment, environment.begin() as transaction:
+        # The file is mapped: a page beyond its end would end the process.
+        _check_size(path, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
         total = max(1, environment.stat()["entries"])
         # Keys are decimal numbers, which LMDB sorts as text.
         ids = sorted(int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit())
@@ -55,7 +57,14 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
             try:
                 row = decode(zlib.decompress(transaction.get(str(number).encode())).decode())
             except (zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise MindscaipError(f"{where} is damaged or not JSON under zlib ({error})") from error
+                raise MindscaipError(f"{where} is damaged or not JSON under zlib ({error}); copy it again") from error
             structure = row_structure(row, options, where)
             if structure is not None:
                 yield structure
+
+
+def _check_size(path: Path, needed: int) -> None:
+    file = path / "data.mdb" if path.is_dir() else path
+    size = file.stat().st_size
+    if size < needed:
+        raise MindscaipError(f"{path} is cut off: it has {size} of {needed} bytes; copy it again")

@@ -168,6 +168,26 @@ class Reader(Protocol):
     def read(self, path: Path, options: ReadOptions) -> Iterator[Structure]: ...
 
 
+def refuse_keys(options: ReadOptions, keys: tuple[str, ...], what: str, where: str) -> None:
+    """Raise where a name is given for a label that a format does not have, rather than pass over it.
+
+    Args:
+        options: as given.
+        keys: of ``options``, such as ``stress_key``.
+        what: why there is no such label.
+
+    Raises:
+        MindscaipError: names the option, its value and the cure.
+    """
+    for key in keys:
+        asked = getattr(options, key)
+        if asked is not None:
+            raise MindscaipError(
+                f"{where}: --{key.replace('_', '-')} {asked} has no meaning here: {what}; leave it out, or read this "
+                "file by itself"
+            )
+
+
 def pick_key(asked: str | None, known: tuple[str, ...], present: list[str], label: str, where: str) -> str | None:
     """The name of a label: the one asked for, else the first known one that is there, else None.
 

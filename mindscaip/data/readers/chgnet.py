@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -32,10 +33,16 @@ def recognises(path: Path) -> bool:
     if not path.name.lower().endswith((".json", ".json.gz")):
         return False
     try:
-        with path.open("rb") as raw, _unpacked(raw, path) as file:
-            start = file.read(_PEEK)
+        with path.open("rb") as raw:
+            start = raw.read(_PEEK)
     except OSError:
         return False
+    if path.suffix.lower() == ".gz":
+        try:
+            # Not gzip.GzipFile, which gives nothing of a file that ends too soon.
+            start = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(start, _PEEK)
+        except zlib.error:
+            return True  # no other format ends in .json.gz: the reader says what is wrong with it
     return b'"structure"' in start or (b'"lattice"' in start and b'"sites"' in start)
 
 
@@ -63,6 +70,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
         except ijson.JSONError as error:
             reason = " ".join(str(error).split())[:120]
             raise MindscaipError(f"{path} is cut off or not JSON ({reason}); copy it again") from None
+        except (EOFError, OSError, zlib.error) as error:
+            raise MindscaipError(f"{path} is cut off, damaged or not under gzip ({error}); copy it again") from error
 
 
 def _structure(frame: Any, where: str, options: ReadOptions, material: str) -> Structure:
@@ -81,6 +90,7 @@ def _structure(frame: Any, where: str, options: ReadOptions, material: str) -> S
     if any(len(one) != 1 or one[0].get("occu", 1) != 1 for one in species):
         raise MindscaipError(f"{where} has sites that are shared by several elements; leave it out of the file")
     keys = list(frame)
+    group_key = pick_key(options.group_key, (), keys, "group", where)
     energy_key = pick_key(options.energy_key, ENERGIES, keys, "energy", where)
     forces_key = pick_key(options.forces_key, FORCES, keys, "forces", where)
     stress_key = pick_key(options.stress_key, STRESSES, keys, "stress", where)
@@ -95,7 +105,7 @@ def _structure(frame: Any, where: str, options: ReadOptions, material: str) -> S
         energy=energy,
         forces=None if forces is None else np.array(forces, dtype=np.float64),
         stress=None if stress is None else np.array(stress, dtype=np.float64),
-        group=material,
+        group=material if group_key is None else str(frame[group_key]),
     )
 
 

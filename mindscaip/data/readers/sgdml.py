@@ -8,12 +8,14 @@ and ``r_unit``; where these differ from kcal/mol and A, they hold.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from mindscaip.data.readers.base import FileUnits, ReadOptions, pick_key
+from mindscaip.data.readers.base import FileUnits, ReadOptions, pick_key, refuse_keys
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 
@@ -39,7 +41,10 @@ def units_of(path: Path) -> FileUnits:
                 named[quantity] = text.decode() if isinstance(text, bytes) else str(text)
     if not named:
         return UNITS
-    return UNITS.overridden(",".join(f"{quantity}={unit}" for quantity, unit in named.items()))
+    try:
+        return UNITS.overridden(",".join(f"{quantity}={unit}" for quantity, unit in named.items()))
+    except MindscaipError as error:
+        raise MindscaipError(f"{path} names units in e_unit and r_unit: {error}; save it with known ones") from None
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
@@ -48,9 +53,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
     Raises:
         MindscaipError: not an archive of this layout, arrays whose shapes do not fit together.
     """
+    where = str(path)
+    refuse_keys(options, ("stress_key", "group_key"), "an sGDML archive is one molecule, without stresses", where)
     with _open(path) as archive:
         names = list(archive.files)
-        where = str(path)
         keys = {
             "positions": pick_key(None, POSITIONS, names, "positions", where),
             "numbers": pick_key(None, NUMBERS, names, "atomic numbers", where),
@@ -94,11 +100,20 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
         )
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
+@contextmanager
+def _open(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The archive; what is wrong with it or, on access, with one of its members is said in a sentence."""
     try:
         archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise MindscaipError(f"{path} holds one bare array, not an archive of named arrays")
+        with archive:
+            yield archive
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise MindscaipError(f"{path} is cut off, damaged or not an .npz archive ({error}); copy it again") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise MindscaipError(f"{path} holds one bare array, not an archive of named arrays")
-    return archive
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise MindscaipError(
+            f"{path} is cut off, damaged or not an .npz archive of numbers ({reason}); copy it again, or save plain "
+            "arrays (an array of objects is not read)"
+        ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mindscaip.data.readers.base import FileUnits, ReadOptions, group_name, pick_key
+from mindscaip.data.readers.base import FileUnits, ReadOptions, group_name, pick_key, refuse_keys
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 from mindscaip.units import unit_factor
@@ -33,7 +33,7 @@ def recognises(path: Path) -> bool:
         with h5py.File(path, "r") as file:
             first = next(iter(file.values()), None)
             return isinstance(first, h5py.Group) and POSITIONS in first and NUMBERS in first
-    except OSError:
+    except (OSError, RuntimeError, KeyError):  # h5py raises any of these on damage
         return False
 
 
@@ -44,6 +44,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
         MindscaipError: not this layout, a molecule whose arrays do not fit together, or units declared in the file
             other than the published ones.
     """
+    refuse_keys(options, ("stress_key", "group_key"), "SPICE groups by molecule and has no stresses", str(path))
     try:
         file = h5py.File(path, "r")
     except OSError as error:

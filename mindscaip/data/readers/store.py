@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 
-from mindscaip.data.readers.base import FileUnits, ReadOptions, subset_of
+from mindscaip.data.readers.base import FileUnits, ReadOptions, refuse_keys, subset_of
 from mindscaip.data.store import FORMAT, Store
 from mindscaip.data.structure import Structure
 
@@ -21,7 +21,7 @@ def recognises(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get("format") == FORMAT
-    except OSError:
+    except (OSError, RuntimeError, KeyError):  # h5py raises any of these on damage
         return False
 
 
@@ -31,6 +31,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Structure]:
     Raises:
         MindscaipError: damaged, or from a newer version.
     """
+    keys = ("energy_key", "forces_key", "stress_key", "group_key")
+    refuse_keys(options, keys, "the names in a store are fixed", str(path))
     with Store(path) as store:
         for index, structure in enumerate(store):
             if index % 1000 == 0:
