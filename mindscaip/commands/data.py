@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mindscaip.commands.sources import (
+    EnergyKeyOption,
+    ForcesKeyOption,
+    FormatOption,
+    GradientsOption,
+    GroupKeyOption,
+    NoCheckOption,
+    StressKeyOption,
+    SubsetOption,
+    UnitsOption,
+    source_settings,
+)
+
 if TYPE_CHECKING:
     from mindscaip.data.importing import ImportSummary
     from mindscaip.data.info import DataInfo, Distribution
@@ -37,26 +50,14 @@ def import_command(
         list[Path], typer.Argument(metavar="SOURCE...", help="Files, or folders of files, of any known format.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DATA.h5", help="The store to write.")],
-    format_name: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="Format of all sources.  [default: found from each]")
-    ] = None,
-    units: Annotated[
-        str | None,
-        typer.Option(metavar="UNITS", help="energy=UNIT,length=UNIT,forces=UNIT,...  [default: the format's]"),
-    ] = None,
-    gradients: Annotated[
-        bool | None,
-        typer.Option(
-            "--forces-are-gradients/--forces-are-forces", help="The sign of the forces.  [default: the format's]"
-        ),
-    ] = None,
-    energy_key: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the energy.")] = None,
-    forces_key: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the forces.")] = None,
-    stress_key: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the stress.")] = None,
-    group_key: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the molecule or material.")] = None,
-    subset: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only subsets whose name holds this; may be repeated.")
-    ] = None,
+    format_name: FormatOption = None,
+    units: UnitsOption = None,
+    gradients: GradientsOption = None,
+    energy_key: EnergyKeyOption = None,
+    forces_key: ForcesKeyOption = None,
+    stress_key: StressKeyOption = None,
+    group_key: GroupKeyOption = None,
+    subset: SubsetOption = None,
     isolated: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Isolated atoms, one per frame, in the same units.")
     ] = None,
@@ -73,7 +74,7 @@ def import_command(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Keep the first of structures with equal atoms and positions.")
     ] = False,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not test units and signs on the data.")] = False,
+    no_check: NoCheckOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing DATA.h5.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
@@ -93,16 +94,19 @@ def import_command(
 
     from mindscaip.console import console
     from mindscaip.data.importing import ImportSettings, Rules, import_data
-    from mindscaip.data.readers.base import ReadOptions
 
     symbols = tuple(symbol.strip() for symbol in (elements or "").split(",") if symbol.strip())
-    settings = ImportSettings(
-        options=ReadOptions(energy_key, forces_key, stress_key, group_key, tuple(subset or ())),
+    reading = source_settings(
         format_name=format_name,
         units=units,
-        forces_are_gradients=gradients,
+        gradients=gradients,
+        keys=(energy_key, forces_key, stress_key, group_key),
+        subset=subset,
+        no_check=no_check,
+    )
+    settings = ImportSettings(
+        **vars(reading),
         rules=Rules(max_force, max_atoms, min_distance, symbols, drop_duplicates),
-        check=not no_check,
         isolated=isolated,
     )
     bar = Progress(

@@ -6,10 +6,24 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from mindscaip.commands.sources import (
+    EnergyKeyOption,
+    ForcesKeyOption,
+    FormatOption,
+    GradientsOption,
+    GroupKeyOption,
+    NoCheckOption,
+    StressKeyOption,
+    SubsetOption,
+    UnitsOption,
+    source_settings,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,8 +56,15 @@ def evaluate_command(
         "mace-off:small; then the labelled structures: a .h5 store, extended xyz or another data set.",
         show_default=False,
     ),
-    energy_key: str = typer.Option(None, help="Name of the energy in extended xyz."),
-    forces_key: str = typer.Option(None, help="Name of the forces in extended xyz."),
+    format_name: FormatOption = None,
+    units: UnitsOption = None,
+    gradients: GradientsOption = None,
+    energy_key: EnergyKeyOption = None,
+    forces_key: ForcesKeyOption = None,
+    stress_key: StressKeyOption = None,
+    group_key: GroupKeyOption = None,
+    subset: SubsetOption = None,
+    no_check: NoCheckOption = False,
     by: str = typer.Option("auto", help=f"What the subsets are: {', '.join(BY)}."),
     skip_failures: bool = typer.Option(
         False, "--skip-failures", help="Leave out, for all, structures that a potential has no answer for; count them."
@@ -60,7 +81,10 @@ def evaluate_command(
     as_csv: bool = typer.Option(False, "--csv", help="Print a row per potential and part of the data as CSV."),
     as_markdown: bool = typer.Option(False, "--markdown", help="Print the tables as Markdown."),
 ) -> None:
-    """MAE and RMSE of energy (meV/atom), forces (meV/A) and stress (meV/A^3): of all, by subset, by element."""
+    """MAE and RMSE of energy (meV/atom), forces (meV/A) and stress (meV/A^3): of all, by subset, by element.
+
+    The data are read as ``mindscaip data import`` reads them, and units and signs are tested on them as there.
+    """
     from mindscaip.bsct.potentials import ModelPotential, resolve_potential
     from mindscaip.console import console, progress_bar
     from mindscaip.errors import MindscaipError, did_you_mean
@@ -77,6 +101,14 @@ def evaluate_command(
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise MindscaipError(f"--page {page}: the page is HTML; let the name end in .html")
     models, data = split_arguments(arguments)
+    settings = source_settings(
+        format_name=format_name,
+        units=units,
+        gradients=gradients,
+        keys=(energy_key, forces_key, stress_key, group_key),
+        subset=subset,
+        no_check=no_check,
+    )
     potentials = [resolve_potential(name, device=device) for name in models]
     for potential in potentials:
         if rotations and not isinstance(potential, ModelPotential):
@@ -90,14 +122,14 @@ def evaluate_command(
 
         found = evaluate_potentials(
             potentials,
-            read_labelled(data, energy_key=energy_key, forces_key=forces_key),
+            read_labelled(data, settings),
             batch_size=batch_size,
             skip_failures=skip_failures,
             on_structures=advance,
         )
         symmetries: list[dict[str, Symmetry]] = [{} for _ in potentials]
         if rotations:
-            structures = [item.structure for item in read_labelled(data, energy_key=energy_key, forces_key=forces_key)]
+            structures = [item.structure for item in read_labelled(data, replace(settings, check=False))]
             for k, potential in enumerate(potentials):
                 if isinstance(potential, ModelPotential):
                     symmetries[k] = _symmetries(
@@ -106,6 +138,13 @@ def evaluate_command(
         bar.update(task, total=bar.tasks[task].completed)
     for reason, count in found.skipped.most_common(5):
         console.print(f"Left out {count} structures: {reason}", markup=False, soft_wrap=True)
+    if found.without_stress:
+        console.print(
+            f"{found.without_stress} periodic structures have no stress that is known by its name; if they have one, "
+            "name it with --stress-key",
+            markup=False,
+            soft_wrap=True,
+        )
     chosen: Any = by
     if page is not None:
         from mindscaip.report.evaluation import evaluation_page

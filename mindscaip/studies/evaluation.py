@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,11 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from mindscaip.bsct.potentials import CalculatorPotential, ModelPotential, Potential
 from mindscaip.contract import ExportedModel, check_elements
+from mindscaip.data.checks import check_structures, raise_on_error
+from mindscaip.data.importing import checked
 from mindscaip.data.point import CalculationError, single_point, unpaired_electrons
-from mindscaip.data.readers.base import subset_of
+from mindscaip.data.readers import SourceSettings, files_of
+from mindscaip.data.readers.base import FileUnits, subset_of
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import DEFAULT_BATCH_SIZE, Prediction, evaluate, evaluate_stream
 from mindscaip.errors import MindscaipError
@@ -93,6 +97,7 @@ class Evaluation:
         files, groups: of every structure.
         forces: for parity plots.
         skipped: reasons why structures were left out, with their number.
+        without_stress: number of periodic structures that have no stress to compare with.
     """
 
     models: list[str]
@@ -102,6 +107,7 @@ class Evaluation:
     groups: list[str] = field(default_factory=list)
     forces: ForceSample = field(default_factory=ForceSample)
     skipped: Counter[str] = field(default_factory=Counter)
+    without_stress: int = 0
 
     def __len__(self) -> int:
         return len(self.files)
@@ -200,6 +206,7 @@ def evaluate_potentials(
             found.forces.add(len(found), item.structure, good)
             found.files.append(item.file)
             found.groups.append(item.structure.group)
+            found.without_stress += int(item.structure.stress is None and bool(item.structure.pbc.all()))
         seen += len(chunk)
     if not len(found):
         reasons = f": {next(iter(found.skipped))}" if found.skipped else ""
@@ -275,31 +282,57 @@ def _predict_one(calculator: Any, structure: Structure) -> Prediction | Mindscai
     return Prediction(energy, forces, stress, None, np.zeros(0))
 
 
-def read_labelled(
-    paths: Sequence[Path], *, energy_key: str | None = None, forces_key: str | None = None
-) -> Iterator[Labelled]:
-    """Stream the structures of several files.
+def read_labelled(paths: Sequence[Path], settings: SourceSettings | None = None) -> Iterator[Labelled]:
+    """Stream the structures of several files, tested as an import tests them.
+
+    Units and signs of stores are not tested, for they were when the store was made, unless ``settings`` names others.
+
+    Args:
+        paths: files, or folders of files.
+        settings: formats, units and names of the labels.
 
     Raises:
-        MindscaipError: as the readers; a frame without energy or forces.
+        MindscaipError: as the readers; a structure without energy or forces; data that fail a test.
     """
-    from mindscaip.data.readers import files_of, read_source
-    from mindscaip.data.readers.base import ReadOptions
-
-    options = ReadOptions(energy_key=energy_key, forces_key=forces_key)
+    settings = settings or SourceSettings()
     short = [path.name for path in paths]
     labels = short if len(set(short)) == len(short) else [str(path) for path in paths]
-    for path, label in zip(paths, labels, strict=True):
+    # What is wrong with names and units is found before the first file is read.
+    layouts = [[(file, *settings.layout_of(file)) for file in files_of(path)] for path in paths]
+    for path, label, files in zip(paths, labels, layouts, strict=True):
         count = 0
-        for file in files_of(path):
-            for structure in read_source(file, options):
-                for name, value in (("energy", structure.energy), ("forces", structure.forces)):
-                    if value is None or not np.isfinite(value).all():
-                        raise MindscaipError(
-                            f"{file}: structure {count} (counted from 0) has no {name} to compare with; label it, or "
-                            f"name its key with --{name}-key"
-                        )
+        for file, name, units in files:
+            structures = _with_labels(settings.read(file, name, units), file)
+            named = settings.units is not None or settings.forces_are_gradients is not None
+            if settings.check and (name != "store" or named):
+                structures = checked(structures, partial(_check, units=units, where=str(file)))
+            for structure in structures:
                 yield Labelled(structure, label)
                 count += 1
         if not count:
-            raise MindscaipError(f"{path}: it holds no structures")
+            raise MindscaipError(f"{path}: it holds no structures{_of_subsets(settings)}")
+
+
+def _with_labels(structures: Iterator[Structure], file: Path) -> Iterator[Structure]:
+    for number, structure in enumerate(structures):
+        for name, value in (("energy", structure.energy), ("forces", structure.forces)):
+            if value is None or not np.isfinite(value).all():
+                raise MindscaipError(
+                    f"{file}: structure {number} (counted from 0) has no {name} to compare with; label it, or name "
+                    f"its key with --{name}-key"
+                )
+        if structure.stress is not None and not np.isfinite(structure.stress).all():
+            raise MindscaipError(
+                f"{file}: structure {number} (counted from 0) has a stress that is not finite; repair it, or leave "
+                "it out"
+            )
+        yield structure
+
+
+def _check(block: list[Structure], units: FileUnits, where: str) -> None:
+    raise_on_error(check_structures(block, units), where)
+
+
+def _of_subsets(settings: SourceSettings) -> str:
+    asked = settings.options.subsets
+    return f" of a subset like {', '.join(asked)}" if asked else ""

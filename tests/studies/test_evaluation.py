@@ -18,12 +18,16 @@ from mindscaip.bsct.potentials import resolve_potential
 from mindscaip.cli import app
 from mindscaip.commands.evaluate import split_arguments
 from mindscaip.contract import load_exported
+from mindscaip.data.readers import SourceSettings
+from mindscaip.data.store import write_store
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import Prediction, evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.metrics import ErrorTable, error_statistics
 from mindscaip.studies import evaluation
 from mindscaip.studies.evaluation import Evaluation, ForceSample, Labelled, evaluate_potentials, read_labelled
+from mindscaip.units import unit_factor
+from tests.data import layouts
 from tests.models import random_structure
 from tests.toys import write_toy
 
@@ -257,7 +261,7 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, *arguments: str, status: int = 0):
     named = [str(folder / a) if a.endswith((".pt", ".xyz", ".html")) else a for a in arguments]
-    result = CliRunner().invoke(app, ["evaluate", *named])
+    result = CliRunner().invoke(app, ["evaluate", "--no-check", *named])  # random atoms stand at odd distances
     if status == 0:
         assert result.exit_code == 0, result.output
     else:
@@ -267,7 +271,7 @@ def run(folder: Path, *arguments: str, status: int = 0):
 
 def test_one_potential_keeps_the_keys_of_its_json(folder):
     answer = json.loads(run(folder, "a.pt", "hot.xyz", "--json").stdout)
-    structures = [item.structure for item in read_labelled([folder / "hot.xyz"])]
+    structures = [item.structure for item in read_labelled([folder / "hot.xyz"], SourceSettings(check=False))]
     expected = error_statistics(structures, evaluate(load_exported(folder / "a.pt"), structures))
     assert answer["model"] == str(folder / "a.pt")
     assert (answer["data"], answer["structures"]) == (str(folder / "hot.xyz"), 9)
@@ -333,3 +337,105 @@ def test_labels_are_needed(folder, tmp_path):
     write(tmp_path / "bare.xyz", [Structure(s.numbers, s.positions).to_ase() for s in bare], format="extxyz")
     with pytest.raises(MindscaipError, match=r"bare\.xyz.*energy"):
         list(read_labelled([tmp_path / "bare.xyz"]))
+
+
+# --- data in any format, units and names ----------------------------------------------------------------------------
+
+
+def write_frames(path: Path, structures: Sequence[Structure], energy: float = 1.0, forces: float = 1.0) -> Path:
+    """Extended XYZ with odd names, energies and forces times a factor."""
+    with path.open("w") as file:
+        for number, s in enumerate(structures):
+            lattice = f'Lattice="{" ".join(map(repr, s.cell.ravel().tolist()))}" ' if s.pbc.any() else ""
+            stress = f'sigma="{" ".join(map(repr, s.stress.ravel().tolist()))}" ' if s.stress is not None else ""
+            file.write(
+                f"{len(s)}\n{lattice}{stress}Properties=species:S:1:pos:R:3:slope:R:3 U={s.energy * energy!r} "
+                f"phase=p{number % 2}\n"
+            )
+            for symbol, row in zip(s.symbols, np.hstack([s.positions, s.forces * forces]).tolist(), strict=True):
+                file.write(f"{symbol} {' '.join(map(repr, row))}\n")
+    return path
+
+
+NAMES = ("--energy-key", "U", "--forces-key", "slope")
+
+
+def errors_of(model: Path, data: Path, *options: str) -> dict:
+    result = CliRunner().invoke(app, ["evaluate", str(model), str(data), "--json", *options])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return json.loads(result.stdout) | {"said": result.stderr}
+
+
+def expected_errors(model: Path, structures: Sequence[Structure]) -> dict[str, float]:
+    return error_statistics(structures, evaluate(load_exported(model), structures))
+
+
+def test_stress_and_groups_under_any_name(tmp_path):
+    model = write_toy(tmp_path / "al.pt", elements=("Al",))
+    made = layouts.crystals(8)
+    path = write_frames(tmp_path / "odd.xyz", made)
+    expected = expected_errors(model, made)
+    assert expected["stress_mae"] > 0
+    found = errors_of(model, path, *NAMES, "--stress-key", "sigma", "--group-key", "phase")
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert set(found["subsets"]) == {"p0", "p1"}
+    assert "--stress-key" not in found["said"]
+    without = errors_of(model, path, *NAMES)
+    assert "stress_mae" not in without
+    assert "8 periodic structures have no stress" in without["said"]
+    with pytest.raises(MindscaipError, match=r"has no 'sigmma' \(asked for as stress\) \(did you mean 'sigma'"):
+        errors_of(model, path, *NAMES, "--stress-key", "sigmma")
+
+
+def test_gradients_are_taken_for_what_they_are_or_refused(tmp_path):
+    model = write_toy(tmp_path / "toy.pt", elements=("H", "C"))
+    made = layouts.springs(40)
+    expected = expected_errors(model, made)
+    path = write_frames(tmp_path / "gradients.xyz", made, forces=-1.0)
+    found = errors_of(model, path, *NAMES, "--forces-are-gradients")
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    with pytest.raises(MindscaipError, match=r"gradients\.xyz: .*--forces-are-gradients.*--no-check"):
+        errors_of(model, path, *NAMES)
+    with pytest.raises(MindscaipError, match=r"wrong sign"):
+        errors_of(model, write_frames(tmp_path / "forces.xyz", made), *NAMES, "--forces-are-gradients")
+    as_they_are = errors_of(model, path, *NAMES, "--no-check")
+    assert as_they_are["forces_rmse"] != pytest.approx(expected["forces_rmse"], rel=1e-3)
+
+
+def test_units_are_named_or_found_out(tmp_path):
+    model = write_toy(tmp_path / "toy.pt", elements=("H", "C"))
+    made = layouts.springs(40)
+    expected = expected_errors(model, made)
+    kcal = 1 / unit_factor("energy", "kcal/mol")
+    path = write_frames(tmp_path / "kcal.xyz", made, energy=kcal, forces=kcal)
+    found = errors_of(model, path, *NAMES, "--units", "energy=kcal/mol")
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(MindscaipError, match=r"kcal\.xyz: .*kcal/mol"):
+        errors_of(model, path, *NAMES)
+    with pytest.raises(MindscaipError, match="'kcall/mol' is not a unit of energy"):
+        errors_of(model, path, *NAMES, "--units", "energy=kcall/mol")
+    # a published format in kcal/mol needs no option but its name where the file has none
+    archive = layouts.write_sgdml(tmp_path / "md17.npz", made)
+    found = errors_of(model, archive)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    renamed = archive.rename(tmp_path / "md17.data")
+    with pytest.raises(MindscaipError, match=r"md17\.data is in no format .*--format"):
+        errors_of(model, renamed)
+    assert errors_of(model, renamed, "--format", "sgdml")["forces_mae"] == pytest.approx(found["forces_mae"])
+
+
+def test_stores_are_taken_as_they_are_and_parts_of_a_set_by_name(tmp_path):
+    model = write_toy(tmp_path / "toy.pt", elements=("H", "C", "O"))
+    made = labelled(6)  # random: an import would refuse it
+    write_store(tmp_path / "a.h5", made)
+    found = errors_of(model, tmp_path / "a.h5", "--subset", "odd")
+    expected = expected_errors(model, made[1::2])
+    assert found["structures"] == 3
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    with pytest.raises(MindscaipError, match="covalent radii"):
+        errors_of(model, tmp_path / "a.h5", "--units", "energy=eV")
+    with pytest.raises(MindscaipError, match="no structures of a subset like even-odder"):
+        errors_of(model, tmp_path / "a.h5", "--subset", "even-odder")
+    with pytest.raises(MindscaipError, match="--energy-key U has no meaning here"):
+        errors_of(model, tmp_path / "a.h5", "--energy-key", "U")
