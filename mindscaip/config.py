@@ -63,8 +63,8 @@ class DataConfig(_Section):
     )
     split_file: str = Field("", description="instead: text file of what validates, a group or an index per line")
     val_fraction: float = Field(0.05, gt=0, lt=1, description="part of the training files that the rule takes")
-    max_train: int | None = Field(None, ge=1, description="use only this many training structures")
-    isolated: str = Field("", description="extended xyz of isolated atoms; empty: the store's, else a fit")
+    max_train: int | None = Field(None, ge=1, description="use only this many training structures, chosen at random")
+    isolated: str = Field("", description="extended xyz of isolated atoms; empty: the data's, else a fit; none: a fit")
     energy_key: str | None = Field(None, description="name of the energy in extended xyz; None: known names")
     forces_key: str | None = Field(None, description="name of the forces in extended xyz; None: known names")
     stress_key: str | None = Field(None, description="name of the stress in extended xyz; None: known names")
@@ -109,7 +109,7 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate, after the warm-up")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="floor of the cosine over learning_rate")
     weight_decay: float = Field(1e-3, ge=0, description="not applied to norms, biases and embeddings")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear rise of the learning rate")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear rise; at most 5 % of max_minutes")
     warmup_factor: float = Field(0.2, ge=0, le=1, description="learning rate at step 0 over learning_rate")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights, which is exported")
     gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient")
@@ -127,7 +127,7 @@ class PretrainingConfig(_Section):
     """Direct forces and denoising (DeNS) before the training proper; what is None is as in the training."""
 
     epochs: int = Field(0, ge=0, description="passes with direct forces before the training; 0: no pre-training")
-    max_minutes: float | None = Field(None, gt=0, description="end the pre-training after this wall time")
+    max_minutes: float | None = Field(None, gt=0, description="end the pre-training after this wall time; null: never")
     loss: LossConfig = Field(LossConfig(), description="stress: not here, a direct model has none")
     batch_size: int | None = Field(None, ge=1, description="structures per step")
     batch_atoms: int | None = Field(None, ge=1, description="atoms per step at most")

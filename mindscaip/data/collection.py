@@ -145,6 +145,18 @@ class Collection(Sequence[Structure]):
             if isinstance(part, Store):
                 part.release()
 
+    def count_stresses(self) -> int:
+        """How many structures have a stress."""
+        labelled = [
+            ~np.isnan(part.stresses).any(axis=(1, 2))
+            if isinstance(part, Store) and part.has_stress
+            else np.zeros(len(part), dtype=bool)
+            if isinstance(part, Store)
+            else np.array([structure.stress is not None for structure in part], dtype=bool)
+            for part in self.parts
+        ]
+        return int(np.concatenate([*labelled, np.empty(0, dtype=bool)])[self.indices].sum())
+
     def check_labels(self) -> None:
         """Make sure that every structure has an energy and forces.
 

@@ -93,8 +93,8 @@ def reference_energies(
     missing = [symbol for symbol in fit.elements() if symbol not in isolated]
     if missing:
         raise MindscaipError(
-            f"there is no isolated-atom energy for {', '.join(missing)}; add it, or leave out isolated atoms to fit "
-            "reference energies to the training part"
+            f"there is no isolated-atom energy for {', '.join(missing)}; add it, or let reference energies be "
+            "fitted to the training part (data.isolated=none)"
         )
     return {symbol: float(isolated[symbol]) for symbol in fit.elements()}
 

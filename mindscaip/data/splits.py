@@ -212,8 +212,13 @@ class Leakage:
         return "; ".join(parts) or "nothing in common"
 
 
+def shared_molecules(first: Collection, second: Collection) -> tuple[str, ...]:
+    """Names of molecules that occur in both parts, sorted."""
+    shared = {molecule_of(g) for g in set(first.groups)} & {molecule_of(g) for g in set(second.groups)}
+    return tuple(sorted(shared - {""}))
+
+
 def find_leakage(first: Collection, second: Collection) -> Leakage:
     """Molecules by name and geometries by hash that occur in both parts (training, validation)."""
-    shared = {molecule_of(g) for g in set(first.groups)} & {molecule_of(g) for g in set(second.groups)}
     copies = np.flatnonzero(np.isin(second.geometry_hashes(), first.geometry_hashes()))
-    return Leakage(tuple(sorted(shared - {""})), len(copies), tuple(copies[:5].tolist()))
+    return Leakage(shared_molecules(first, second), len(copies), tuple(copies[:5].tolist()))

@@ -32,17 +32,26 @@ def pack(order: np.ndarray, num_atoms: np.ndarray, batch_size: int, batch_atoms:
     if batch_atoms is None:
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     sizes = num_atoms[order]
-    if len(order) and sizes.max() > batch_atoms:
-        raise MindscaipError(
-            f"batch_atoms = {batch_atoms} is below the {sizes.max()} atoms of structure {order[sizes.argmax()]} "
-            "(counted from 0); raise it, or leave such structures out"
-        )
+    check_batch_atoms(num_atoms, batch_atoms)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     cuts = [0]
     while cuts[-1] < len(order):
         # The last structure whose end is within batch_atoms of the beginning of this batch.
         cuts.append(int(np.searchsorted(ends, ends[cuts[-1]] + batch_atoms, side="right")) - 1)
     return [order[a:b] for a, b in pairwise(cuts)]
+
+
+def check_batch_atoms(num_atoms: np.ndarray, batch_atoms: int | None) -> None:
+    """Make sure that every structure fits into a batch.
+
+    Raises:
+        MindscaipError: a structure has more than ``batch_atoms`` atoms.
+    """
+    if batch_atoms is not None and len(num_atoms) and num_atoms.max() > batch_atoms:
+        raise MindscaipError(
+            f"batch_atoms = {batch_atoms} is below the {num_atoms.max()} atoms of structure {num_atoms.argmax()} "
+            "(counted from 0); raise it, or leave such structures out"
+        )
 
 
 def share(sizes: np.ndarray, rank: int, processes: int) -> np.ndarray:
@@ -129,7 +138,15 @@ def _prepare(batches: EpochBatches, plan: list[np.ndarray], step: int) -> Batch:
 def validation_batches(
     dataset: StructureDataset, batch_size: int, batch_atoms: int | None, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """All structures in order, as they are; process ``rank`` takes every ``processes``-th batch."""
-    order: Sequence[np.ndarray] = pack(np.arange(len(dataset)), dataset.num_atoms, batch_size, batch_atoms)
+    """All structures in order, as they are; process ``rank`` takes every ``processes``-th batch.
+
+    Args:
+        batch_size, batch_atoms: of a global batch of the training, of which each process takes its share: what fits
+            into its memory there fits here. A structure with more atoms is a batch by itself.
+    """
+    if batch_atoms is not None:
+        batch_atoms = max(batch_atoms // processes, int(dataset.num_atoms.max()))
+    size = max(1, batch_size // processes)
+    order: Sequence[np.ndarray] = pack(np.arange(len(dataset)), dataset.num_atoms, size, batch_atoms)
     mine = order[rank::processes]
     return Prefetched(lambda number: dataset.batch(mine[number].tolist()), range(len(mine)))

@@ -38,7 +38,8 @@ class Corruption:
         Drawn for the whole batch whatever the share, so that it does not depend on the number of processes.
 
         Returns:
-            Per structure: standard normal numbers ``[n, 3]`` (zero where the atom stays), and bool ``[n]``.
+            Per structure: standard normal numbers ``[n, 3]`` (zero where the atom stays; without their mean where all
+            atoms move), and bool ``[n]``.
         """
         if rng.random() >= self.probability:
             return None
@@ -47,7 +48,7 @@ class Corruption:
         noise = np.where(displaced[:, None], rng.normal(size=(total, 3)), 0.0)
         first = np.cumsum(sizes) - sizes
         parts = [slice(first[i], first[i] + sizes[i]) for i in mine]
-        return [noise[part] for part in parts], [displaced[part] for part in parts]
+        return [_seen(noise[part], displaced[part]) for part in parts], [displaced[part] for part in parts]
 
     def batch(
         self,
@@ -66,3 +67,16 @@ class Corruption:
         batch.noise = torch.from_numpy(np.concatenate(noise)).to(torch.float32)
         batch.corrupted = torch.from_numpy(np.concatenate(displaced))
         return batch
+
+
+def _seen(noise: np.ndarray, displaced: np.ndarray) -> np.ndarray:
+    """The noise that a model can see: where all atoms move, without their common shift, at the same variance.
+
+    Edges and forces do not tell of a shift of the whole, so it would be an error of 1/n of the variance that nothing
+    could learn.
+    """
+    if not displaced.all():
+        return noise
+    if len(noise) == 1:
+        return np.zeros_like(noise)
+    return (noise - noise.mean(axis=0)) * np.sqrt(len(noise) / (len(noise) - 1))

@@ -29,6 +29,8 @@ CURVE_COLUMNS = (
 )
 """Columns of ``curves.csv``; those of callbacks follow. Epochs, steps and minutes are counted over all stages;
 ``pretraining`` is 1 in that stage, else 0."""
+STRESS_COLUMNS = ("train_stress_mae_meV_per_A3", "val_stress_mae_meV_per_A3")
+"""Stand in runs with a stress in the loss."""
 NOISE_COLUMN = "train_noise_error"
 """Stands in runs with denoising: mean ``||d noise||_2`` in standard deviations (knowing nothing gives 1.6)."""
 _PACKAGES = {"tensorboard": ("torch.utils.tensorboard", "tensorboard"), "wandb": ("wandb", "wandb")}

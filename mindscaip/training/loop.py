@@ -15,14 +15,14 @@ from mindscaip.config import Config
 from mindscaip.console import console
 from mindscaip.errors import MindscaipError
 from mindscaip.training.batch import Batch
-from mindscaip.training.batches import EpochBatches, validation_batches
+from mindscaip.training.batches import EpochBatches, check_batch_atoms, validation_batches
 from mindscaip.training.callbacks import Callback
 from mindscaip.training.checkpoint import BEST, LAST, PRETRAINED, Progress
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.distributed import Processes
 from mindscaip.training.failure import save_failure
 from mindscaip.training.interrupt import Interrupted, StopRequest
-from mindscaip.training.logs import CURVE_COLUMNS, NOISE_COLUMN, Log, open_logs
+from mindscaip.training.logs import CURVE_COLUMNS, NOISE_COLUMN, STRESS_COLUMNS, Log, open_logs
 from mindscaip.training.loss import TERMS, batch_counts
 from mindscaip.training.progress import TrainingBar
 from mindscaip.training.run import StageRun
@@ -58,8 +58,9 @@ def fit(
     """Train through all stages and return the state of the last checkpoint.
 
     Batches, rotations, noise and schedule depend on (seed, epoch, step) alone, so a run that was cut off and resumed,
-    in any stage and with any number of processes, gives the numbers of an uninterrupted one (unless ``max_minutes``
-    ties the schedule to the clock).
+    in any stage and with any number of processes, gives the numbers of an uninterrupted one. The clock takes part where
+    a setting says so: ``max_minutes`` in the schedule, ``smoothness.max_fraction`` in which validations callbacks score
+    (never in the weights, but in which of them are the best where a rule goes by those scores).
 
     Args:
         record: what is known about the data; kept in every checkpoint and in the exported file.
@@ -74,6 +75,10 @@ def fit(
     columns = [*CURVE_COLUMNS, *(column for callback in callbacks for column in callback.columns)]
     if any(stage.corruption for stage in stages):
         columns.append(NOISE_COLUMN)
+    if any(stage.settings.loss.stress > 0 for stage in stages):
+        columns += STRESS_COLUMNS
+    for stage in stages:
+        check_batch_atoms(train_set.num_atoms, stage.settings.batch_atoms)
     logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     if resume is not None:
         stages = remaining(stages, resume)
@@ -149,9 +154,12 @@ def train_stage(run: StageRun, training: Training) -> None:
                 done = progress.step - progress.first_step
                 training.bar.step(done, position + 1.0 / (steps * settings.epochs), _means(progress), rate, atoms)
 
+        agreed = processes.agree({}, "", training.stop.signal, clock.minutes())
+        progress.minutes = agreed.minutes
+        if agreed.signal:
+            _stop(run, training, agreed.signal)  # validation and scores come when it goes on
         progress.epoch += 1
         progress.epoch_step = 0
-        progress.minutes = processes.agree({}, "", 0, clock.minutes()).minutes
         epochs_done = progress.epoch - progress.first_epoch
         progress.finished = _finished(run)
         if epochs_done % settings.val_every == 0 or progress.finished:
@@ -203,15 +211,17 @@ def _validate(run: StageRun, training: Training) -> None:
         batches = validation_batches(
             training.val_set, settings.batch_size, settings.batch_atoms, processes.rank, processes.size
         )
-        errors = validation_errors(run.predictor, batches, processes)
+        stress = settings.loss.stress > 0
+        errors = validation_errors(run.predictor, batches, processes, stress)
         score = selection_score(errors, settings)
 
         def scored() -> dict[str, float]:
             nonlocal score
             found: dict[str, float] = {}
+            stage, final = run.stage.name, progress.finished and run.stage.name != PRETRAINING
             for callback in training.callbacks if processes.is_first else ():
-                own = callback(progress.epoch, progress.step, run.predictor)
-                score = callback.select(score, own)
+                own = callback(progress.epoch, progress.step, run.predictor, stage=stage, final=final)
+                score, progress.best = callback.select(score, own, progress.best)
                 found |= own
             return found
 
@@ -230,6 +240,8 @@ def _validate(run: StageRun, training: Training) -> None:
     }
     if progress.counts["noise"]:
         row[NOISE_COLUMN] = means["noise"]
+    if stress:
+        row[STRESS_COLUMNS[0]] = means["stress"] * EV_TO_MEV if progress.counts["stress"] else math.nan
     for log in training.logs:
         log.append(row)
     training.bar.validated(run.stage.name, progress.epoch, errors["force_mae_meV_per_A"])

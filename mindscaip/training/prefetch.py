@@ -6,6 +6,7 @@ Order and content are those of a plain loop, and at most a few batches are in me
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -43,7 +44,11 @@ class Prefetched(Iterator[T]):
         self._items: Iterator[T | Exception] | None = None
         if workers > 0 and self._left:
             loader: Any = DataLoader(
-                _Steps(build, steps), batch_size=None, num_workers=min(workers, self._left), prefetch_factor=AHEAD
+                _Steps(build, steps),
+                batch_size=None,
+                num_workers=min(workers, self._left),
+                prefetch_factor=AHEAD,
+                worker_init_fn=_leave_signals_to_the_parent,
             )
             self._items = iter(loader)
         elif self._left:
@@ -109,6 +114,12 @@ def _work(
         except BaseException as error:
             ready.put((None, error))
             return
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Schedulers and terminals signal the whole group; the parent saves, and ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Steps(Dataset, Generic[T]):

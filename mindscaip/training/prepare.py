@@ -19,7 +19,15 @@ from mindscaip.console import console
 from mindscaip.data.collection import Collection
 from mindscaip.data.formats import STORE_SUFFIXES, read_structures
 from mindscaip.data.reference import force_scale, read_isolated_energies, reference_energies
-from mindscaip.data.splits import find_leakage, split_by_file, split_by_rule
+from mindscaip.data.splits import (
+    Leakage,
+    find_leakage,
+    molecules,
+    shared_molecules,
+    split_by_file,
+    split_by_rule,
+    subsample,
+)
 from mindscaip.data.store import Store
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
@@ -31,8 +39,11 @@ from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.distributed import Processes, launch
 from mindscaip.training.logs import check_loggers
 from mindscaip.training.loop import fit
+from mindscaip.training.stages import TRAINING
 
 CONFIG_FILE = "config.yaml"
+FITTED = "none"
+"""In place of a file of isolated atoms: reference energies are fitted although some are known."""
 CHANGEABLE = ("training", "pretraining", "smoothness", "accelerator", "devices", "num_nodes")
 """Sections of the configuration that may change when a run goes on."""
 
@@ -66,6 +77,7 @@ def train(config: Config) -> dict[str, Any]:
                 "or give another run=FOLDER"
             )
         data = read_data(config.data)
+        _check_stress(config, data.train)
         return data, make_record(config, data)
 
     data, record = processes.together(begin)
@@ -109,12 +121,36 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
             raise MindscaipError(f"{folder / LAST} is of an older mindscaip, which can be exported but not resumed")
         if state is not None and state["record"]["data_sha256"] != data.sha256:
             raise MindscaipError(f"the data of the run in {folder} have changed since it started; start a new run")
+        _check_stress(config, data.train)
+        past = state is not None and config.pretraining.epochs > 0 and state["stage"] == TRAINING
+        late = [change for change in changes if change.startswith("pretraining.")]
+        if past and late:
+            raise MindscaipError(f"the run in {folder} is past its pre-training; leave {late[0]} out")
         return data, make_record(config, data), state
 
     data, record, state = processes.together(begin)
     if processes.is_first and changes:
         _write_config(config)
     return _fit(fabric, config, data, record, state)
+
+
+def _check_stress(config: Config, train: Collection) -> None:
+    """A term of the loss without a label would be 0 in silence.
+
+    Raises:
+        MindscaipError: the loss weighs a stress that no training structure has.
+    """
+    weight = config.training.loss.stress
+    if weight == 0:
+        return
+    labelled = train.count_stresses()
+    if labelled == 0:
+        raise MindscaipError(
+            f"training.loss.stress = {weight:g}, but none of the {len(train)} training structures has a stress; set it "
+            "to 0, or name the label (data.stress_key, or --stress-key at import)"
+        )
+    if labelled < len(train):
+        console.print(f"{labelled} of {len(train)} training structures have a stress", soft_wrap=True)
 
 
 def _write_config(config: Config) -> None:
@@ -151,16 +187,13 @@ def read_data(settings: DataConfig) -> TrainingData:
     """
     if not settings.train_files:
         raise MindscaipError("no training data: give data.train=FILE (.h5 store or extended xyz)")
-    structures = _read(settings.train_files, settings)
+    structures, isolated = _read(settings.train_files, settings)
     if settings.val_files and settings.split_file:
         raise MindscaipError(
             f"data.val={settings.val} and data.split_file={settings.split_file} both say what validates; give one"
         )
-    leakage = ""
     if settings.val_files:
-        train, val = structures, _read(settings.val_files, settings)
-        leak = find_leakage(train, val)
-        leakage = str(leak) if leak else ""
+        train, val = structures, _read(settings.val_files, settings)[0]
     elif settings.split_file:
         train, val = split_by_file(structures, settings.split_file)
     else:
@@ -169,15 +202,28 @@ def read_data(settings: DataConfig) -> TrainingData:
         raise MindscaipError(
             f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on; give more"
         )
-    train = train[: settings.max_train]
+    if settings.max_train is not None:
+        train = train.select(subsample(train.indices, settings.max_train))
     known = train.elements()
     foreign = [symbol for symbol in val.elements() if symbol not in known]
     if foreign:
         raise MindscaipError(
             f"the validation part has {', '.join(foreign)}, which no training structure has; choose another split "
-            "(data.split, data.split_file), or leave these structures out"
+            "(data.split, data.split_file, a larger data.max_train), or leave these structures out"
         )
-    return TrainingData(train, val, _isolated(settings), _sha256(settings), leakage)
+    return TrainingData(train, val, _isolated(settings, isolated), _sha256(settings), _leakage(train, val, settings))
+
+
+def _leakage(train: Collection, val: Collection, settings: DataConfig) -> str:
+    """What both parts share: molecules by name and, between files, copies of geometries; empty: nothing."""
+    if settings.val_files:
+        leak = find_leakage(train, val)
+        return str(leak) if leak else ""
+    shared = shared_molecules(train, val)
+    if not shared or len(set(molecules(train))) == 1:
+        return ""  # of a single molecule every split has conformers in both parts
+    cure = "" if settings.split_file else "; data.split=group keeps the structures of a molecule in one part"
+    return f"{Leakage(shared, 0, ())}{cure}"
 
 
 def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
@@ -206,22 +252,35 @@ def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _read(paths: list[str], settings: DataConfig) -> Collection:
+def _read(paths: list[str], settings: DataConfig) -> tuple[Collection, dict[str, float]]:
+    """The structures, and the energies of isolated atoms that stand among those of extended XYZ, in eV."""
     parts: list[Store | list[Structure]] = []
+    isolated: dict[str, float] = {}
     for path in paths:
         if Path(path).suffix.lower() in STORE_SUFFIXES and Path(path).is_file():
             parts.append(Store(path))
             continue
         energy, forces, stress = settings.energy_key, settings.forces_key, settings.stress_key
-        parts.append(list(read_structures(path, energy_key=energy, forces_key=forces, stress_key=stress)))
-    return Collection(parts)
+        structures = list(read_structures(path, energy_key=energy, forces_key=forces, stress_key=stress))
+        atoms = [s for s in structures if len(s) == 1 and not s.pbc.any()]
+        for atom in atoms:
+            known = isolated.setdefault(atom.symbols[0], float(atom.energy or 0.0))
+            if known != atom.energy:
+                raise MindscaipError(
+                    f"{path} has an isolated {atom.symbols[0]} atom with {atom.energy} eV after one with {known} eV; "
+                    "keep one of them"
+                )
+        parts.append([s for s in structures if len(s) > 1 or s.pbc.any()])
+    return Collection(parts), isolated
 
 
-def _isolated(settings: DataConfig) -> dict[str, float] | None:
-    """Energies of the isolated atoms from their own file, else those that the stores agree on."""
+def _isolated(settings: DataConfig, found: dict[str, float]) -> dict[str, float] | None:
+    """Energies of the isolated atoms from their own file, else those that the training files agree on."""
+    if settings.isolated.lower() == FITTED:
+        return None
     if settings.isolated:
         return read_isolated_energies(settings.isolated, energy_key=settings.energy_key)
-    energies: dict[str, float] = {}
+    energies = dict(found)
     for path in settings.train_files:
         if Path(path).suffix.lower() in STORE_SUFFIXES:
             with Store(path) as store:
@@ -236,7 +295,8 @@ def _isolated(settings: DataConfig) -> dict[str, float] | None:
 
 def _sha256(settings: DataConfig) -> str:
     digest = hashlib.sha256()
-    for name in filter(None, (*settings.train_files, *settings.val_files, settings.isolated)):
+    isolated = "" if settings.isolated.lower() == FITTED else settings.isolated
+    for name in filter(None, (*settings.train_files, *settings.val_files, isolated)):
         with open(name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from mindscaip.config import Config
+from mindscaip.config import Config, parse_config
 from mindscaip.training.batch import Batch
 from mindscaip.training.checkpoint import Progress, save_checkpoint
 from mindscaip.training.loss import TERMS, loss_sums, weigh
 from mindscaip.training.precision import use_precision
 from mindscaip.training.schedule import make_optimizer, update_ema
-from mindscaip.training.stages import Stage, build_predictor, inherit
+from mindscaip.training.stages import Stage, build_predictor, inherit, stages_of
 
 
 class StageRun:
@@ -58,8 +58,20 @@ class StageRun:
         if self.predictor.denoiser is not None:
             self.predictor.denoiser.load_state_dict(state["denoiser"])
         self.ema = {name: tensor.to(self._fabric.device) for name, tensor in state["ema"].items()}
+        decays = [group["weight_decay"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, decay in zip(self._optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # that of the configuration, which may have changed
         self.progress = Progress(**state["progress"])
+        if self.progress.epoch_step and self._other_batches(state):
+            # The steps behind are of another order: the epoch begins again, from the weights as they are.
+            self.progress.epoch_step, self.progress.sums, self.progress.counts = 0, {}, {}
+
+    def _other_batches(self, state: dict[str, Any]) -> bool:
+        """Whether the batches of an epoch are other ones than those of the run that wrote the checkpoint."""
+        before = next(s for s in stages_of(parse_config(state["config"])) if s.name == self.stage.name).settings
+        now = self.stage.settings
+        return any(getattr(before, name) != getattr(now, name) for name in ("batch_size", "batch_atoms", "seed"))
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds."""

@@ -10,6 +10,8 @@ from torch import nn
 
 from mindscaip.config import TrainingConfig
 
+MOST_WARMUP = 0.05
+"""Part of ``max_minutes``."""
 _EMBEDDINGS = ("embedding.center", "embedding.neighbor", "embedding.atom")
 
 
@@ -34,11 +36,18 @@ def schedule_position(epochs: float, minutes: float, settings: TrainingConfig) -
 
 
 def learning_rate(position: float, epochs: float, settings: TrainingConfig) -> float:
-    """Linear warm-up over ``warmup_epochs``, times a cosine down to the floor."""
+    """Linear warm-up over ``warmup_epochs``, times a cosine down to the floor.
+
+    Where the clock ends the stage, the warm-up takes at most :data:`MOST_WARMUP` of its time: an epoch can be longer
+    than the whole stage.
+    """
     floor = settings.final_learning_rate
     rate = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * position))
     if epochs < settings.warmup_epochs:
-        rate *= settings.warmup_factor + (1.0 - settings.warmup_factor) * epochs / settings.warmup_epochs
+        risen = epochs / settings.warmup_epochs
+        if settings.max_minutes is not None:
+            risen = min(1.0, max(risen, position / MOST_WARMUP))
+        rate *= settings.warmup_factor + (1.0 - settings.warmup_factor) * risen
     return settings.learning_rate * rate
 
 

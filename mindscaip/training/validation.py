@@ -12,8 +12,11 @@ from mindscaip.config import TrainingConfig
 from mindscaip.model.backbone import MinDScAIP
 from mindscaip.training.batch import Batch
 from mindscaip.training.distributed import Processes
-from mindscaip.training.loss import Predictor
+from mindscaip.training.loss import Predictor, batch_counts, loss_sums
 from mindscaip.units import EV_TO_MEV
+
+STRESS_MAE = "stress_mae_meV_per_A3"
+"""Key of the error of the stress, over the nine components of the labelled structures."""
 
 
 @contextmanager
@@ -27,14 +30,20 @@ def averaged_weights(model: MinDScAIP, ema: dict[str, torch.Tensor]) -> Iterator
         model.load_state_dict(current)
 
 
-def validation_errors(predictor: Predictor, batches: Iterable[Batch], processes: Processes) -> dict[str, float]:
-    """Errors over the batches of all processes, in meV/atom and meV/A."""
+def validation_errors(
+    predictor: Predictor, batches: Iterable[Batch], processes: Processes, stress: bool = False
+) -> dict[str, float]:
+    """Errors over the batches of all processes, in meV/atom, meV/A and, where ``stress`` is asked for, meV/A^3."""
     predictor.eval()
     device = next(predictor.parameters()).device
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(7, dtype=torch.float64)
     for batch in batches:
         batch = batch.to(device)
-        energy, forces, _ = predictor(batch)
+        prediction = predictor(batch)
+        energy, forces, _ = prediction
+        if stress:
+            sums[5] += loss_sums(prediction, batch, stress)["stress"].item()
+            sums[6] += batch_counts(batch, stress)["stress"]
         difference = (forces - batch.forces).detach().double()
         per_atom = (energy.detach() - batch.energy).abs() / batch.num_atoms
         sums[0] += per_atom.sum().item()
@@ -42,16 +51,22 @@ def validation_errors(predictor: Predictor, batches: Iterable[Batch], processes:
         sums[2] += difference.abs().sum().item()
         sums[3] += (difference**2).sum().item()
         sums[4] += difference.numel()
-    energy_sum, structures, absolute, squared, components = processes.total(sums)
+    energy_sum, structures, absolute, squared, components, stress_sum, stresses = processes.total(sums)
+    found = {} if not stress else {STRESS_MAE: EV_TO_MEV * stress_sum / stresses if stresses else math.nan}
     return {
         "energy_mae_meV_per_atom": energy_sum / structures * EV_TO_MEV,
         "force_mae_meV_per_A": absolute / components * EV_TO_MEV,
         "force_rmse_meV_per_A": math.sqrt(squared / components) * EV_TO_MEV,
+        **found,
     }
 
 
 def selection_score(errors: dict[str, float], settings: TrainingConfig) -> float:
-    """The best checkpoint has the least weighted sum of validation errors (eV units), weighted as the loss is."""
-    return (
-        settings.loss.energy * errors["energy_mae_meV_per_atom"] + settings.loss.forces * errors["force_mae_meV_per_A"]
-    ) / EV_TO_MEV
+    """The best checkpoint has the least weighted sum of validation errors (eV units), weighted as the loss is.
+
+    Without a stress in the validation part, the stress does not count.
+    """
+    terms = {"energy": "energy_mae_meV_per_atom", "forces": "force_mae_meV_per_A", "stress": STRESS_MAE}
+    found = {term: errors.get(name, math.nan) for term, name in terms.items()}
+    weights = settings.loss.model_dump()
+    return sum(weights[term] * error for term, error in found.items() if not math.isnan(error)) / EV_TO_MEV

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -182,3 +183,13 @@ def test_rotations_of_the_dataset_reach_positions_and_labels():
     plain, turned = dataset.batch([0]), dataset.batch([0], turn)
     assert torch.allclose(turned.edge_vectors, plain.edge_vectors @ torch.from_numpy(turn[0]).T)
     assert torch.equal(turned.edge_index, plain.edge_index)
+
+
+def handlers(step):
+    return [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_signal_to_the_whole_group_leaves_the_processes_that_prepare_batches():
+    coming = Prefetched(handlers, range(2), workers=1)
+    assert list(coming) == [[True, True], [True, True]]
+    coming.close()
