@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ COLUMNS = (
     Column("fsd_intrinsic", "FSD intrinsic (1/A)", 2, "smoothness apart from accuracy, mean over scans"),
     Column("fsd_intrinsic_low", "95 % from", 2, "bootstrap interval of the mean intrinsic FSD"),
     Column("fsd_intrinsic_high", "to", 2, "bootstrap interval of the mean intrinsic FSD"),
+    Column("dense", "dense", 0, "geometries per frame interval, on which the intrinsic metric rests"),
     Column("energy_mae", "E MAE (eV)", 3, "total energies as they are"),
     Column("energy_mae_shifted", "E MAE shifted (eV)", 3, "after the mean difference over each scan was removed"),
     Column("force_mae", "F MAE (eV/A)", 3, "mean over frames, atoms and components"),
@@ -82,6 +83,12 @@ class Comparison:
             for row in self.rows
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the table must know: values that do not rest on the same geometries or scans."""
+        densities = {str(row["potential"]): row["dense"] for row in self.rows}
+        return [note for note in (density_note(densities), coverage_note(self.rows)) if note]
+
     def text(self) -> str:
         """Aligned columns."""
         table = [self.headings, *self.cells()]
@@ -92,18 +99,20 @@ class Comparison:
             )
             for line in table
         ]
-        return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n"
+        lines = [lines[0], "-" * len(lines[0]), *lines[1:], *self.notes]
+        return "\n".join(line.rstrip() for line in lines) + "\n"
 
     def markdown(self) -> str:
         """A Markdown table."""
         rule = ["---", *["---:"] * len(COLUMNS)]
         lines = [[cell.replace("|", "\\|") for cell in line] for line in [self.headings, rule, *self.cells()]]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        return table + "".join(f"\n{note}\n" for note in self.notes)
 
     def csv(self) -> str:
         """Comma-separated values in full precision; columns by name, empty where there is no value."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, ["potential", "run", "num_scans", *SORTABLE], lineterminator="\n")
+        writer = csv.DictWriter(out, ["potential", "run", "num_scans", "num_intrinsic", *SORTABLE], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({name: "" if _absent(value) else value for name, value in row.items()})
@@ -208,6 +217,7 @@ def _row(name: str, folder: Path, run: Mapping[str, Any], scans: Sequence[Mappin
         "potential": name,
         "run": str(folder),
         "num_scans": len(scans),
+        "num_intrinsic": sum(row.get("fsd_intrinsic") is not None for row in scans),
         "fsd": fsd.mean,
         "fsd_compress": described("fsd_compress").mean,
         "fsd_stretch": described("fsd_stretch").mean,
@@ -216,6 +226,7 @@ def _row(name: str, folder: Path, run: Mapping[str, Any], scans: Sequence[Mappin
         "fsd_intrinsic": intrinsic.mean,
         "fsd_intrinsic_low": intrinsic.low,
         "fsd_intrinsic_high": intrinsic.high,
+        "dense": density(scans),
         "energy_mae": described("energy_mae").mean,
         "energy_mae_shifted": described("energy_mae_shifted").mean,
         "force_mae": described("force_mae").mean,
@@ -223,6 +234,47 @@ def _row(name: str, folder: Path, run: Mapping[str, Any], scans: Sequence[Mappin
         "ms_per_geometry": 1000 * seconds / geometries if geometries else math.nan,
         "seconds": seconds,
     }
+
+
+def density(scans: Iterable[Mapping[str, Any]]) -> float:
+    """Geometries per frame interval of the scans of one run; NaN where they differ."""
+    found = {int(float(row.get("dense") or 0)) for row in scans}
+    return found.pop() if len(found) == 1 else math.nan
+
+
+def density_note(potentials: Mapping[str, float]) -> str:
+    """What must be said where potentials were evaluated on paths of different density; empty where they were not.
+
+    A sparser path steps over narrow peaks, so the metrics that rest on it are smaller there; the published FSD, the
+    errors, flips, jumps and tortuosity rest on the frames alone.
+
+    Args:
+        potentials: name to :func:`density`.
+    """
+    known = {name: value for name, value in potentials.items() if value != 0}  # 0: without those metrics
+    if len(known) < 2 or (len(set(known.values())) == 1 and not any(map(math.isnan, known.values()))):
+        return ""
+    each = ", ".join(f"{name} {'mixed' if math.isnan(value) else f'{value:.0f}'}" for name, value in known.items())
+    common = math.gcd(*(int(value) for value in known.values() if not math.isnan(value)))
+    cure = f"--dense {common}" + ("" if any(map(math.isnan, known.values())) else ", which needs no new geometry,")
+    return (
+        f"Geometries per frame interval differ ({each}): intrinsic FSD and conservation error are not comparable "
+        f"between these rows; give the 'mindscaip bsct score' commands again with {cure} to have them on equal paths."
+    )
+
+
+def coverage_note(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What must be said where an intrinsic FSD is the mean over fewer scans than the row; empty where none is."""
+    fewer = [
+        f"{row['potential']} {row['num_intrinsic']} of {row['num_scans']}"
+        for row in rows
+        if 0 < row["num_intrinsic"] < row["num_scans"]
+    ]
+    if not fewer:
+        return ""
+    return (
+        f"Means of the intrinsic FSD are over fewer scans, since a geometry between frames failed: {', '.join(fewer)}."
+    )
 
 
 def _geometries(row: Mapping[str, Any]) -> int:

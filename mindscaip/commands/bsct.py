@@ -170,7 +170,9 @@ def _page(table: Comparison) -> str:
         title="Potentials along bond scans",
         lead=f"Means over the same {len(table.scans)} scans, sorted by {table.sort}. A smoothness score says nothing "
         "without the errors beside it: a potential without any forces is smooth.",
-        sections=[Section("Comparison", [Table(table.headings, rows, caption=meanings + ".")])],
+        sections=[
+            Section("Comparison", [Table(table.headings, rows, caption=" ".join([*table.notes, meanings + "."]))])
+        ],
     ).html()
 
 

@@ -63,6 +63,8 @@ def report(
             )
     for key, reason in found.unreadable.items():
         console.print(f"Left out {key}: {reason}", markup=False, soft_wrap=True)
+    if found.density_note:
+        console.print(found.density_note, markup=False, soft_wrap=True)
     write_page(found, output)
     size = output.stat().st_size / 1e6
     potentials = "1 potential" if len(found.runs) == 1 else f"{len(found.runs)} potentials"

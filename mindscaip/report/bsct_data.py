@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase.symbols import Symbols
 
-from mindscaip.bsct.compare import ENERGY_TOLERANCE, LENGTH_TOLERANCE
+from mindscaip.bsct.compare import ENERGY_TOLERANCE, LENGTH_TOLERANCE, density, density_note
 from mindscaip.bsct.dataset import Scan, ScanError, ScanSet, open_scans
 from mindscaip.bsct.fsd import squared_force_change
 from mindscaip.bsct.intrinsic import fsd_intrinsic
@@ -27,7 +27,7 @@ from mindscaip.bsct.score import ScanPrediction, read_prediction
 from mindscaip.errors import MindscaipError
 from mindscaip.report.bsct_molecule import Drawing, draw_molecule
 
-NOT_METRICS = ("bond", "id", "formula", "smiles", "num_atoms", "num_frames", "num_dropped", "dense")
+NOT_METRICS = ("bond", "id", "formula", "smiles", "num_atoms", "num_frames", "num_dropped", "dense", "path_failure")
 PLACE = "_bond_length"
 """Ends the name of a column that says where along the bond the maximum of a metric sits."""
 MARKED, MARKED_INTRINSIC = "fsd", "fsd_intrinsic"
@@ -46,6 +46,7 @@ class Run:
         definitions: metric to the sentence that defines it.
         minima: key to the lowest reference energy, eV.
         dataset: SHA-256 of the data set that was scored.
+        dense: geometries per frame interval of all scans; NaN where they differ.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Run:
     minima: Mapping[str, float]
     dataset: str
     dataset_path: str
+    dense: float = 0.0
 
     @property
     def keys(self) -> set[str]:
@@ -147,6 +149,11 @@ class ReportData:
     absent: tuple[Mapping[str, str], ...]
     unreadable: Mapping[str, str]
 
+    @property
+    def density_note(self) -> str:
+        """What must be said where runs were evaluated on paths of different density, or nothing."""
+        return density_note({run.label: run.dense for run in self.runs})
+
 
 def read_run(text: str) -> Run:
     """Read the folder of a run; ``LABEL=FOLDER`` gives it another name on the page.
@@ -181,6 +188,7 @@ def read_run(text: str) -> Run:
             minima={str(k): float(v) for k, v in summary.get("reference_minima", {}).items()},
             dataset=str(run["dataset"]["sha256"]),
             dataset_path=str(summary["dataset"]["path"]),
+            dense=density(rows),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MindscaipError(
@@ -335,7 +343,7 @@ def _intrinsic(scan: Scan, prediction: ScanPrediction, worst: float) -> Intrinsi
     if prediction.path_forces is None:
         return None
     path = scan_path(scan, prediction.dense)
-    if prediction.path_forces.shape != path.positions.shape:
+    if prediction.path_forces.shape != path.positions.shape or not np.isfinite(prediction.path_forces).all():
         return None
     found = fsd_intrinsic(path, prediction.path_forces.astype(np.float64))
     difference = found.model - found.reference

@@ -91,6 +91,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     )
     return {
         "lead": _lead(data),
+        "note": data.density_note,
         "footer": f"Made by mindscaip {__version__}. Energies of each potential are relative to its own at j₀.",
         "reference": str(data.provenance.get("level_of_theory", "")),
         "floor": math.sqrt(FLOOR),

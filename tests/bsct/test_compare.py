@@ -84,6 +84,30 @@ def test_a_run_without_the_intrinsic_metric_comes_last(data, runs, tmp_path):
     assert table.cells()[-1][6] == "-"
 
 
+def test_paths_of_different_density_are_named(data, runs, tmp_path):
+    assert compare_runs(runs).notes == []
+    assert {row["dense"] for row in compare_runs(runs).rows} == {2}
+    score_scans(Scaled(0.7), open_scans(data), tmp_path / "fine", dense=10)
+    score_scans(Scaled(0.6), open_scans(data), tmp_path / "none", dense=0)
+    assert compare_runs([tmp_path / "none", *runs]).notes == []  # nothing there that rests on a path
+    table = compare_runs([*runs, tmp_path / "fine", tmp_path / "none"])
+    (note,) = table.notes
+    for part in ("scaled-0.7 10", "scaled-0.5 2", "not comparable", "--dense 2, which needs no new geometry"):
+        assert part in note
+    assert "scaled-0.6" not in note
+    assert table.text().endswith(f"{note}\n")
+    assert f"\n\n{note}\n" in table.markdown()
+    call("compare", *runs, tmp_path / "fine", "-o", tmp_path / "table.html")
+    assert "are not comparable between these rows" in (tmp_path / "table.html").read_text()
+
+    class Unwilling(Scaled):
+        def predict(self, path):
+            raise AssertionError("a geometry was evaluated again")
+
+    score_scans(Unwilling(0.7), open_scans(data), tmp_path / "fine", dense=2)  # what the note says to do
+    assert compare_runs([*runs, tmp_path / "fine"]).notes == []
+
+
 def test_different_scans_are_refused_unless_restricted(data, runs, tmp_path):
     score_scans(Scaled(0.7, unknown=9), open_scans(data), tmp_path / "fewer")
     with pytest.raises(MindscaipError, match=r"different scans: .*fewer lacks 1 \(C-O/2\); compare the 2 common ones"):

@@ -339,6 +339,15 @@ def test_command(runs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "scans.html").stat().st_size < (tmp_path / "page.html").stat().st_size
 
 
+def test_paths_of_different_density_are_named(scored: Path, tmp_path: Path) -> None:
+    alone = data_of(scored, "planted", "half")
+    assert alone.density_note == ""  # the other run has nothing that rests on a path
+    sparse = replace(alone.runs[0], label="sparse", dense=1.0)
+    data = replace(alone, runs=(alone.runs[0], sparse))
+    assert f"planted {alone.runs[0].dense:.0f}, sparse 1" in data.density_note
+    assert payload(data)["note"] == data.density_note
+
+
 def test_a_made_potential_is_what_it_says() -> None:
     scan = open_scans(FIXTURE).load(KEYS[0])
     from mindscaip.bsct.path import scan_path

@@ -49,7 +49,7 @@ function drawSummary() {
   const filtered = state.shown.length < SCANS.length ? 'chosen ' : '';
   const partial = common.length < state.shown.length && compared.length ? `, those that every shown potential has a score for` : '';
   const coarse = rows.filter((row) => row.coarse && !state.hidden.has(row.p)).map((row) => `${row.potential.label} ${row.coarse}`);
-  $('summary-note').textContent = `Over ${common.length} ${filtered}scans${partial}. Lower is better, but never read FSD without the errors beside it: no force at all also has a low FSD.`;
+  $('summary-note').textContent = `Over ${common.length} ${filtered}scans${partial}. Lower is better, but never read FSD without the errors beside it: no force at all also has a low FSD.${DATA.note ? ` ${DATA.note}` : ''}`;
   $('summary-note').title = coarse.length ? `Scans in which the grid does not resolve a change (log step above 1): ${coarse.join(', ')}` : '';
 }
 
