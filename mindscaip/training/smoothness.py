@@ -12,22 +12,30 @@ errors (:func:`mindscaip.training.loop.selection_score`) and *metric* is ``smoot
 ``weighted``
     the least ``score + weight * metric``
 
-The last two choose among the checkpoints that were scored; until the first of them, validation decides. A metric that
-is not finite (a potential that fails along a scan) is never chosen while there is another.
+The last two choose among the checkpoints of a stage that were scored; until the first of them, validation decides. A
+metric that is not finite (a potential that fails along a scan) is never chosen while there is another.
 
 What ``within`` chooses may be a checkpoint that was not the best when it was met: a later score can lower the limit.
 Only checkpoints below the limit that no other one below it beats in both score and metric can ever be chosen, so the
 averaged weights of those alone are kept, in ``smoothness/`` of the run. A limit never rises, so nothing comes back.
 
+Scores are compared only with those of the same rule, metric and scans: a run that is resumed with others starts its
+history anew. With another tolerance or weight the history goes on, and the choice is among the checkpoints whose
+weights are still there: those that were kept, and the best one so far.
+
 Cost: the monitor times itself. With ``max_fraction`` a score is put off to a later validation until all scores so far
-and the next one together stay below that part of the training time; without it, scores come by the epoch alone.
+and the next one together stay below that part of the training time, counted from the start of the run however often it
+was resumed; without it, scores come by the epoch alone. The last epoch of a run without a score is scored in any case,
+whether epochs or wall time end it.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +63,7 @@ from mindscaip.model.backbone import MinDScAIP
 from mindscaip.model.exported import ExportedPotential
 from mindscaip.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from mindscaip.training.loss import Predictor
+from mindscaip.training.stages import TRAINING
 from mindscaip.units import AMU_ANGSTROM2_PER_FS2_TO_EV, EV_TO_MEV
 
 FSD = "scan_fsd_per_A"
@@ -64,7 +73,7 @@ SCAN_FORCE = "scan_force_mae_eV_per_A"
 NVE = "nve_max_deviation_meV_per_atom"
 SECONDS = "smoothness_seconds"
 FOLDER = "smoothness"
-"""In the folder of a run: the history of scores and the weights that may still be chosen."""
+"""In the folder of a run: the history of scores, the time they took, and the weights that may still be chosen."""
 HISTORY = "history.json"
 PROBE = 8
 """Geometries that are timed before the first score."""
@@ -77,14 +86,14 @@ METRICS = {"fsd": FSD, "fsd_intrinsic": FSD_INTRINSIC}
 class Scored:
     """One scored checkpoint: ``score`` of its validation errors (eV) and ``metric`` (1/A).
 
-    ``direct`` says whether its forces are a direct output: those of a pre-training are not compared with the rest.
+    Those of one ``stage`` are not compared with those of another.
     """
 
     epoch: int
     step: int
     score: float
     metric: float
-    direct: bool = False
+    stage: str = TRAINING
 
 
 def choose(
@@ -292,6 +301,7 @@ class SmoothnessMonitor:
         columns: of ``curves.csv``.
         scans: those that are scored.
         skipped: key and reason of those that cannot be.
+        changes: why the scores of the run so far do not count any more; empty: they do.
 
     Raises:
         MindscaipError: as :func:`choose_scans`; at once, so that nobody learns it after hours.
@@ -303,38 +313,54 @@ class SmoothnessMonitor:
         self.settings = config.smoothness
         self.folder = Path(config.run) / FOLDER
         self._best_path = Path(config.run) / BEST
-        self._epochs, self._val_every = config.pretraining.epochs + config.training.epochs, config.training.val_every
+        self._val_every = config.training.val_every
         self.scans, self.skipped = choose_scans(self.settings.scans, elements, self.settings)
         self._paths = [scan_path(scan, self.settings.dense) for scan in self.scans]
         self._starts = [_molecule(scan) for scan in self.scans] if self.settings.nve_steps else []
         self.columns = (FSD, FSD_INTRINSIC, SCAN_ENERGY, SCAN_FORCE, *([NVE] if self._starts else []), SECONDS)
         self._clock = clock
         self._created = clock()
-        self._spent = 0.0
+        self._elapsed_before, self._spent = 0.0, 0.0
         self._cost: float | None = None
         self._told = False
-        self._step, self._direct = 0, False
+        self._step, self._stage, self._final = 0, TRAINING, False
         self._current: tuple[int, dict[str, torch.Tensor]] | None = None
+        self._best_step: int | None = None  # None: the loop may have written the best checkpoint since it was read
+        self._identity = {
+            "select": self.settings.select,
+            "metric": self.settings.metric,
+            "dense": self.settings.dense,
+            "scans": _digest(self.scans),
+        }
+        self._rows: list[Scored] = []
+        self.changes = self._read()
 
     def describe(self) -> str:
         """One line for the terminal: what is scored, what was left out."""
         bonds = ", ".join(sorted({scan.bond for scan in self.scans}))
         text = f"smoothness: {len(self.scans)} scans ({bonds}) of {self.settings.scans}"
-        return text + (f"; {len(self.skipped)} cannot be scored" if self.skipped else "")
+        text += f"; {len(self.skipped)} cannot be scored" if self.skipped else ""
+        if self.settings.select != "validation" and not self._rows:
+            text += f"; validation decides until select={self.settings.select} has its first score"
+        return text
 
     @property
     def num_geometries(self) -> int:
         """Geometries of one score, the steps of the dynamics included."""
         return sum(len(path) for path in self._paths) + (self.settings.nve_steps + 1) * len(self._starts)
 
-    def __call__(self, epoch: int, step: int, predictor: Predictor) -> dict[str, float]:
+    def __call__(
+        self, epoch: int, step: int, predictor: Predictor, *, stage: str = TRAINING, final: bool = False
+    ) -> dict[str, float]:
         """Score the averaged weights if it is time and within the budget; else nothing."""
-        self._step, self._direct, self._current = step, predictor.model.direct, None
-        if not self._due(epoch):
+        self._step, self._stage, self._final, self._current = step, stage, final, None
+        # Later steps are of a run that was cut off.
+        self._rows = [one for one in self._rows if one.step < step]
+        if not self._due(epoch, final):
             return {}
         model = as_exported(predictor.model)
         # A run has one score at least: where none fitted into the budget, that of its last epoch.
-        if not self._affordable(model) and (epoch < self._epochs or self._history()):
+        if not self._affordable(model) and (not final or self._of_stage()):
             self._say_once()
             return {}
         started = self._clock()
@@ -355,30 +381,46 @@ class SmoothnessMonitor:
         self._current = (epoch, weights)
         return values
 
-    def select(self, score: float, values: Mapping[str, float]) -> float:
-        """The score by which the loop chooses the best checkpoint (see the module)."""
-        settings, rule = self.settings, self.settings.select
-        history = self._history()
-        if self._current is None or not values:
-            return score if rule == "validation" or not history else math.inf
-        epoch, weights = self._current
-        current = Scored(epoch, self._step, score, values[METRICS[settings.metric]], self._direct)
-        earlier, history = history, [*history, current]
-        self._keep(history, weights)
-        if rule == "validation":
-            return score
-        chosen = choose(history, rule, tolerance=settings.tolerance, weight=settings.weight)
-        if chosen == current:
-            # Whatever is chosen later must win over this one in the eyes of the loop, for which less is better.
-            return -float(epoch)
-        if chosen != choose(earlier, rule, tolerance=settings.tolerance, weight=settings.weight):
-            self._restore(chosen)
-        return math.inf
+    def select(self, score: float, values: Mapping[str, float], best: float) -> tuple[float, float]:
+        """The scores by which the loop chooses the best checkpoint (see the module and the protocol)."""
+        rule, current = self.settings.select, None
+        if self._current is not None and values:
+            epoch, weights = self._current
+            current = Scored(epoch, self._step, score, values[METRICS[self.settings.metric]], self._stage)
+            self._rows.append(current)
+        candidates = [] if rule == "validation" else [one for one in self._of_stage() if self._available(one, current)]
+        if current is None:
+            self._write()
+        else:
+            self._keep(candidates, current, weights)
+        if self._final and rule != "validation" and len(self._of_stage()) == 1:
+            console.print(
+                f"smoothness: select={rule} has a single score to choose by, so the best checkpoint is that one; for a "
+                "choice give a larger smoothness.max_fraction or cheaper scores (num_scans, stride, nve_steps)",
+                soft_wrap=True,
+            )
+        return self._choose(candidates, current, score, best)
 
-    def _due(self, epoch: int) -> bool:
-        """The first validation at or after each multiple of ``every``, and the last epoch."""
+    def _choose(
+        self, candidates: list[Scored], current: Scored | None, score: float, best: float
+    ) -> tuple[float, float]:
+        """Choose by the rule of the settings and bring the best checkpoint into line with it."""
+        settings = self.settings
+        while candidates and settings.select != "validation":
+            chosen = choose(candidates, settings.select, tolerance=settings.tolerance, weight=settings.weight)
+            if chosen is current:
+                self._best_step = None
+                return score, math.inf  # the rule has it win, whatever the best one's score
+            if chosen.step == self._step_of_best() or self._restore(chosen):
+                return math.inf, chosen.score
+            candidates = [one for one in candidates if one is not chosen]
+        self._best_step = None
+        return score, best
+
+    def _due(self, epoch: int, final: bool) -> bool:
+        """The first validation at or after each multiple of ``every``, and the last of the run."""
         every = self.settings.every
-        return epoch // every > max(epoch - self._val_every, 0) // every or epoch == self._epochs
+        return final or epoch // every > max(epoch - self._val_every, 0) // every
 
     def _affordable(self, model: ExportedModel) -> bool:
         fraction = self.settings.max_fraction
@@ -386,8 +428,11 @@ class SmoothnessMonitor:
             return True
         if self._cost is None:
             self._cost = self._probe(model)
-        training = self._clock() - self._created - self._spent
-        return self._spent + self._cost <= fraction * training
+        return self._spent + self._cost <= fraction * (self._elapsed() - self._spent)
+
+    def _elapsed(self) -> float:
+        """Seconds of the run so far, those before it was resumed included."""
+        return self._elapsed_before + self._clock() - self._created
 
     def _say_once(self) -> None:
         """Why there is no score yet."""
@@ -412,42 +457,92 @@ class SmoothnessMonitor:
         atoms += (self.settings.nve_steps + 1) * sum(len(start) for start in self._starts)
         return per_atom * atoms
 
-    def _history(self) -> list[Scored]:
-        """Scores of earlier steps of this stage; those of later ones are of a run that was cut off and are dropped."""
+    def _of_stage(self) -> list[Scored]:
+        return [one for one in self._rows if one.stage == self._stage]
+
+    def _read(self) -> str:
+        """Take up the history of the run; returns why its scores cannot be compared with those to come."""
         try:
-            rows = json.loads((self.folder / HISTORY).read_text())
+            found = json.loads((self.folder / HISTORY).read_text())
+            before, rows = dict(found["settings"]), [Scored(**row) for row in found["scores"]]
+            self._elapsed_before, self._spent = float(found["elapsed_s"]), float(found["spent_s"])
         except FileNotFoundError:
-            return []
-        history = [Scored(**row) for row in rows]
-        return [one for one in history if one.step < self._step and one.direct == self._direct]
+            return ""
+        except (ValueError, TypeError, KeyError):
+            return f"{self.folder / HISTORY} is damaged or of another version"
+        changed = [name for name, value in self._identity.items() if before.get(name) != value]
+        if not changed:
+            self._rows = rows
+        if not changed or not rows:
+            return ""
+        texts = {name: f"{name}={value} instead of {before.get(name)}" for name, value in self._identity.items()}
+        texts["scans"] = "other scans or frames"
+        return ", ".join(texts[name] for name in changed)
 
-    def _keep(self, history: Sequence[Scored], weights: dict[str, torch.Tensor]) -> None:
-        """Save the history and, for ``within``, the weights that may still be chosen."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.settings.select == "within":
-            wanted = {self._weights_path(one) for one in may_be_chosen(history, self.settings.tolerance)}
-            newest = self._weights_path(history[-1])
-            if newest in wanted:
-                with atomic_path(newest) as temporary:
-                    torch.save(weights, temporary)
-            for old in self.folder.glob("epoch-*.pt"):
-                if old not in wanted:
-                    old.unlink()
+    def _write(self) -> None:
+        """Save the scores and the time that went by: a resumed run goes on with the same budget."""
+        content = {
+            "settings": self._identity,
+            "elapsed_s": round(self._elapsed(), 3),
+            "spent_s": round(self._spent, 3),
+            "scores": [asdict(one) for one in self._rows],
+        }
         with atomic_path(self.folder / HISTORY) as temporary:
-            temporary.write_text(json.dumps([asdict(one) for one in history], indent=1))
+            temporary.write_text(json.dumps(content, indent=1))
 
-    def _restore(self, chosen: Scored) -> None:
-        """Put weights that were kept into the best checkpoint."""
-        state: dict[str, Any] = load_checkpoint(self._best_path)
-        weights = torch.load(self._weights_path(chosen), map_location="cpu", weights_only=True)
+    def _keep(self, candidates: Sequence[Scored], current: Scored, weights: dict[str, torch.Tensor]) -> None:
+        """Save the history and, for ``within``, the weights that may still be chosen."""
+        wanted: set[Path] = set()
+        if self.settings.select == "within":
+            wanted = {self._weights_path(one) for one in may_be_chosen(candidates, self.settings.tolerance)}
+        if self._weights_path(current) in wanted:
+            with atomic_path(self._weights_path(current)) as temporary:
+                torch.save(weights, temporary)
+        self._write()
+        for old in self.folder.glob("epoch-*.pt"):
+            if old not in wanted:
+                old.unlink()
+
+    def _available(self, one: Scored, current: Scored | None) -> bool:
+        """Whether the weights of a scored checkpoint are still there."""
+        return one is current or self._weights_path(one).is_file() or one.step == self._step_of_best()
+
+    def _step_of_best(self) -> int:
+        """After how many steps the best checkpoint was written; -1 if there is none."""
+        if self._best_step is None:
+            try:
+                self._best_step = int(load_checkpoint(self._best_path)["record"]["steps"])
+            except MindscaipError:
+                self._best_step = -1
+        return self._best_step
+
+    def _restore(self, chosen: Scored) -> bool:
+        """Put weights that were kept into the best checkpoint; returns whether they could be read."""
+        try:
+            state: dict[str, Any] = load_checkpoint(self._best_path)
+            weights = torch.load(self._weights_path(chosen), map_location="cpu", weights_only=True)
+        except (MindscaipError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            return False
         state |= {"model": weights, "ema": weights}
-        state["record"] = {**state["record"], "epochs": chosen.epoch, "steps": chosen.step}
+        state["record"] |= {"epochs": chosen.epoch, "steps": chosen.step, "best_val": chosen.score}
         for name in ("optimizer", "progress"):  # of the checkpoint that it replaces; one resumes from the last
             state.pop(name, None)
         save_checkpoint(self._best_path, state)
+        self._best_step = chosen.step
+        return True
 
     def _weights_path(self, one: Scored) -> Path:
         return self.folder / f"epoch-{one.epoch}.pt"
+
+
+def _digest(scans: Sequence[Scan]) -> str:
+    """What the scans hold, wherever their file is."""
+    digest = hashlib.sha256()
+    for scan in scans:
+        digest.update(scan.key.encode())
+        for values in (scan.numbers, scan.positions, scan.energy, scan.forces):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _molecule(scan: Scan) -> Structure:
@@ -465,6 +560,9 @@ def make_monitor(config: Config, elements: Sequence[str]) -> SmoothnessMonitor |
     if config.smoothness.scans:
         monitor = SmoothnessMonitor(config, elements)
         console.print(monitor.describe(), markup=False, soft_wrap=True)
+        if monitor.changes:
+            text = f"smoothness: the scores so far do not count any more and start anew: {monitor.changes}"
+            console.print(text, markup=False, soft_wrap=True)
         return monitor
     if config.smoothness.select != "validation":
         raise MindscaipError(

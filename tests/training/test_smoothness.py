@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from mindscaip.training.smoothness import (
     scan_values,
     strided,
 )
+from mindscaip.training.stages import PRETRAINING
 from tests.bsct.makers import FIXTURE, diatomic_scan
 from tests.models import ELEMENTS, ethanol, small_model, write_small_model
 from tests.toys import write_toy
@@ -199,10 +201,19 @@ class Clock:
         return self.now
 
 
-def scored_epochs(monkeypatch, tmp_path: Path, *arguments: str, epochs: int, epoch_seconds: float, cost: float):
-    """Epochs at which a run scores where an epoch and a score take so many seconds; and the part of the time spent."""
+def scored_epochs(
+    monkeypatch, tmp_path: Path, *arguments: str, epochs: int, epoch_seconds: float, cost: float, resumes=()
+):
+    """Epochs at which a run scores where an epoch and a score take so many seconds; and the part of the time spent.
+
+    It is resumed after each of the epochs ``resumes``.
+    """
+
+    def make(clock: Clock) -> SmoothnessMonitor:
+        return monitor(tmp_path, "smoothness.nve_steps=0", *arguments, clock=clock)
+
     clock = Clock()
-    watch = monitor(tmp_path, "smoothness.nve_steps=0", f"training.epochs={epochs}", *arguments, clock=clock)
+    watch = make(clock)
     predictor = Predictor(small_model(dtype=torch.float32)).eval()
 
     def values(model, paths):
@@ -218,13 +229,16 @@ def scored_epochs(monkeypatch, tmp_path: Path, *arguments: str, epochs: int, epo
     monkeypatch.setattr(SmoothnessMonitor, "_probe", probe)
     found, spent, largest = [], 0.0, 0.0
     for epoch in range(1, epochs + 1):
+        if epoch - 1 in resumes:
+            clock.now += 1e6  # in between it did not run
+            watch = make(clock)
         clock.now += epoch_seconds
         started = clock.now
-        result = watch(epoch, 10 * epoch, predictor)
+        result = watch(epoch, 10 * epoch, predictor, final=epoch == epochs)
         spent += clock.now - started
         if result:
             found.append(epoch)
-            watch.select(1.0, result)
+        watch.select(1.0, result, 1.0)
         largest = max(largest, spent / (epoch * epoch_seconds))
     return found, largest
 
@@ -257,29 +271,35 @@ def test_a_run_has_one_score_at_least(monkeypatch, tmp_path):
 
 def test_scores_wait_for_a_validation(monkeypatch, tmp_path):
     watch = monitor(tmp_path, "smoothness.every=4", "training.val_every=3", "training.epochs=100")
-    assert [epoch for epoch in range(3, 37, 3) if watch._due(epoch)] == [6, 9, 12, 18, 21, 24, 30, 33, 36]
+    assert [epoch for epoch in range(3, 37, 3) if watch._due(epoch, False)] == [6, 9, 12, 18, 21, 24, 30, 33, 36]
 
 
 # --- the choice, in a loop ---
 
 
-def imitate_loop(run: Path, watch: SmoothnessMonitor, table: list[tuple[float, float]], monkeypatch, first: int = 1):
-    """Validations with these scores and metrics and weights that hold their epoch, as the training loop makes them."""
-    best = math.inf
+def imitate_loop(
+    run: Path, watch: SmoothnessMonitor, table: list[tuple[float, float]], monkeypatch, first: int = 1, best=math.inf
+) -> float:
+    """Validations with these scores and metrics and weights that hold their epoch, as the training loop makes them.
+
+    Takes and returns the score of the best checkpoint.
+    """
     for epoch, (score, metric) in enumerate(table, start=first):
         model = small_model(dtype=torch.float32)
         with torch.no_grad():
             next(model.parameters()).fill_(float(epoch))
         monkeypatch.setattr(smoothness, "scan_values", lambda *_, m=metric: {FSD: 2 * m, FSD_INTRINSIC: m})
         values = watch(epoch, 10 * epoch, Predictor(model).eval())
-        selected = watch.select(score, values)
+        selected, best = watch.select(score, values, best)
         if selected < best:
             best = selected
             weights = model.state_dict()
             state = {"config": {}, "elements": [], "reference_energies": {}, "scale": 1.0}
             save_checkpoint(
-                run / BEST, {**state, "model": weights, "ema": weights, "record": {"epochs": epoch, "steps": 0}}
+                run / BEST,
+                {**state, "model": weights, "ema": weights, "record": {"epochs": epoch, "steps": 10 * epoch}},
             )
+    return best
 
 
 def best_epoch(run: Path) -> tuple[int, float]:
@@ -308,10 +328,12 @@ def test_the_best_checkpoint_is_what_the_rule_says(count, tolerance, tmp_path, m
 def test_an_earlier_checkpoint_comes_back_when_the_limit_falls(tmp_path, monkeypatch):
     table = [(0.30, 4.0), (0.10, 4.3), (0.35, 3.8), (0.40, 3.7)]
     watch = monitor(tmp_path, *NO_CLOCK, "smoothness.select=within", "smoothness.tolerance=0.1")
-    imitate_loop(tmp_path, watch, table[:2], monkeypatch)
-    assert best_epoch(tmp_path)[0] == 2
-    imitate_loop(tmp_path, watch, table[2:], monkeypatch, first=3)  # limit 4.07: the second is out, the first is back
+    best = imitate_loop(tmp_path, watch, table[:2], monkeypatch)
+    assert (best_epoch(tmp_path)[0], best) == (2, 0.10)
+    # Limit 4.07: the second is out, the first is back.
+    best = imitate_loop(tmp_path, watch, table[2:], monkeypatch, first=3, best=best)
     assert best_epoch(tmp_path) == (1, 1.0)
+    assert best == load_checkpoint(tmp_path / BEST)["record"]["best_val"] == 0.30
 
 
 def test_the_weighted_rule_and_the_published_metric(tmp_path, monkeypatch):
@@ -328,9 +350,9 @@ def test_validation_alone_decides_unless_asked_otherwise(tmp_path, monkeypatch):
 
 def test_until_the_first_score_validation_decides(tmp_path, monkeypatch):
     watch = monitor(tmp_path, *NO_CLOCK, "smoothness.select=within", "smoothness.every=3")
-    imitate_loop(tmp_path, watch, TABLE[:2], monkeypatch)
+    best = imitate_loop(tmp_path, watch, TABLE[:2], monkeypatch)
     assert best_epoch(tmp_path)[0] == 2
-    imitate_loop(tmp_path, watch, TABLE[2:5], monkeypatch, first=3)  # of 3, 4, 5 only the third is scored
+    imitate_loop(tmp_path, watch, TABLE[2:5], monkeypatch, first=3, best=best)  # of 3, 4, 5 only the third is scored
     assert best_epoch(tmp_path)[0] == 3
 
 
@@ -340,23 +362,22 @@ def test_scores_of_a_run_that_was_cut_off_are_forgotten(tmp_path, monkeypatch):
     # Resumed from the first epoch; the second is made again and is not smooth this time.
     imitate_loop(tmp_path, monitor(tmp_path, *arguments), [(0.2, 4.1)], monkeypatch, first=2)
     assert best_epoch(tmp_path)[0] == 2
-    assert [one.metric for one in monitor_history(tmp_path, arguments)] == [4.0, 4.1]
+    assert [one.metric for one in history(tmp_path)] == [4.0, 4.1]
 
 
-def monitor_history(run: Path, arguments) -> list[Scored]:
-    watch = monitor(run, *arguments)
-    watch._step = 10**9
-    return watch._history()
+def history(run: Path) -> list[Scored]:
+    return [Scored(**row) for row in json.loads((run / "smoothness" / "history.json").read_text())["scores"]]
 
 
-def test_a_pretraining_with_direct_forces_is_not_compared_with_the_rest(tmp_path, monkeypatch):
+@pytest.mark.parametrize("head", ["direct", "conservative"])
+def test_a_pretraining_is_not_compared_with_the_rest(head, tmp_path, monkeypatch):
     watch = monitor(tmp_path, *NO_CLOCK, "smoothness.select=within", "smoothness.tolerance=0.1")
     monkeypatch.setattr(smoothness, "scan_values", lambda *_: {FSD: 1.0, FSD_INTRINSIC: 1.0})
     direct = Predictor(small_model(dtype=torch.float32, head="direct")).eval()
-    assert watch.select(0.1, watch(1, 10, direct)) == -1.0
+    assert watch.select(0.1, watch(1, 10, direct, stage=PRETRAINING), math.inf) == (0.1, math.inf)
     monkeypatch.setattr(smoothness, "scan_values", lambda *_: {FSD: 9.0, FSD_INTRINSIC: 9.0})
-    proper = Predictor(small_model(dtype=torch.float32)).eval()
-    assert watch.select(0.5, watch(2, 20, proper)) == -2.0
+    proper = Predictor(small_model(dtype=torch.float32, head=head)).eval()
+    assert watch.select(0.5, watch(2, 20, proper), math.inf) == (0.5, math.inf)
 
 
 # --- a training with it ---
@@ -385,9 +406,9 @@ def test_training_logs_the_scores_and_the_rule_chooses(tmp_path):
     assert [row[FSD_INTRINSIC] != "" for row in rows] == [False, True] * 3
     found = [row for row in rows if row[FSD_INTRINSIC]]
     assert all(float(row[name]) > 0 for row in found for name in (FSD, SCAN_FORCE, NVE, SECONDS))
-    history = monitor_history(run, ("smoothness.select=within",))
-    assert [one.epoch for one in history] == [2, 4, 6]
-    chosen = choose(history, "within", tolerance=0.1)
-    assert load_checkpoint(run / BEST)["record"]["epochs"] == chosen.epoch
+    assert [one.epoch for one in history(run)] == [2, 4, 6]
+    chosen = choose(history(run), "within", tolerance=0.1)
+    record = load_checkpoint(run / BEST)["record"]
+    assert (record["epochs"], record["best_val"]) == (chosen.epoch, chosen.score)
     export_run(run, tmp_path / "model.pt", dtype="float64")
     assert load_exported(tmp_path / "model.pt").metadata["record"]["epochs"] == chosen.epoch
