@@ -14,7 +14,7 @@
 namespace mindscaip {
 
 // Raised whenever this header changes: both sides must come from one build.
-constexpr int BACKEND_INTERFACE = 2;
+constexpr int BACKEND_INTERFACE = 3;
 constexpr char BACKEND_OPEN_SYMBOL[] = "mindscaip_backend_open";
 constexpr char BACKEND_FILE[] = "libmindscaip_torch.so";
 
@@ -102,8 +102,12 @@ struct BackendOptions {
   int node_rank;         // number of this rank among those on the same machine
 };
 
-// Open a model.pt. Returns nullptr on failure, with one line in `message`.
-using BackendOpen = Backend *(*) (int interface, const BackendOptions *options, char *message, size_t size);
+// Why a model could not be opened: each has its own cure.
+enum class OpenFailure : int { BUILD, DEVICE, FILE };
+
+// Open a model.pt. Returns nullptr on failure, with one line in `message` and its kind in `failure`.
+using BackendOpen = Backend *(*) (int interface, const BackendOptions *options, OpenFailure *failure, char *message,
+                                  size_t size);
 
 }    // namespace mindscaip
 

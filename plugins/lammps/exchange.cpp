@@ -1,5 +1,7 @@
 #include "exchange.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -99,6 +101,14 @@ std::string first_message(MPI_Comm world, const std::string &mine)
   text.resize(static_cast<size_t>(length));
   MPI_Bcast(&text[0], length, MPI_CHAR, speaker, world);
   return text;
+}
+
+// An extension of Open MPI and MPICH that other MPIs lack, so it is asked for by name.
+CudaAware mpi_is_cuda_aware()
+{
+  const auto query = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "MPIX_Query_cuda_support"));
+  if (query == nullptr) return CudaAware::UNKNOWN;
+  return query() != 0 ? CudaAware::YES : CudaAware::NO;
 }
 
 void ranks_on_node(MPI_Comm world, int &number, int &count)

@@ -49,6 +49,10 @@ class MpiExchange : public Exchange {
 // The message of the lowest rank that has one, on every rank; empty when none has. Collective.
 std::string first_message(MPI_Comm world, const std::string &mine);
 
+// Whether MPI reads the memory of GPUs; UNKNOWN where it does not say.
+enum class CudaAware { NO, YES, UNKNOWN };
+CudaAware mpi_is_cuda_aware();
+
 // Number of this rank among those on the same machine, and how many these are. Collective.
 void ranks_on_node(MPI_Comm world, int &number, int &count);
 

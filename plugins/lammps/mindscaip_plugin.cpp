@@ -46,12 +46,25 @@ std::string misfit(LAMMPS *lmp)
                " (LAMMPS_SMALLBIG against LAMMPS_BIGBIG)" + BUILD_HINT;
   }
 
+  // Stubs and a real MPI disagree on the type of a communicator, so neither may meet the other.
+#if defined(MPI_STUBS)
+  const bool built_with_mpi = false;
+#else
+  const bool built_with_mpi = true;
+#endif
+  const auto has_mpi = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "lammps_config_has_mpi_support"));
+  if (has_mpi != nullptr && (has_mpi() != 0) != built_with_mpi)
+    return std::string("pair_style mindscaip was built ") +
+           (built_with_mpi ? "with MPI, this LAMMPS has none (its STUBS)"
+                           : "without MPI (LAMMPS's STUBS), this LAMMPS has it") +
+           BUILD_HINT;
+
 #if defined(OPEN_MPI)
   const std::string family = "Open MPI";
 #elif defined(MPICH_VERSION)
   const std::string family = "MPICH";
 #else
-  const std::string family;    // another MPI, or LAMMPS's stubs: nothing to compare
+  const std::string family;    // another MPI, or none: nothing to compare
 #endif
   const auto library_version = reinterpret_cast<int (*)(char *, int *)>(dlsym(RTLD_DEFAULT, "MPI_Get_library_version"));
   if (!family.empty() && library_version != nullptr) {

@@ -20,8 +20,9 @@
 #include <cstring>
 #include <stdexcept>
 
-// Not every C library has it; without it torch may compute with the linear algebra of LAMMPS.
-#ifdef RTLD_DEEPBIND
+// Not every C library has it, and the run-time library of a sanitizer refuses it; without it torch may compute with the
+// linear algebra of LAMMPS.
+#if defined(RTLD_DEEPBIND) && !defined(MINDSCAIP_SANITIZE)
 #define MINDSCAIP_DEEPBIND RTLD_DEEPBIND
 #else
 #define MINDSCAIP_DEEPBIND 0
@@ -49,6 +50,13 @@ std::string backend_path()
   const std::string own = info.dli_fname;
   const auto slash = own.rfind('/');
   return (slash == std::string::npos ? std::string(".") : own.substr(0, slash)) + "/" + mindscaip::BACKEND_FILE;
+}
+
+// As an input script must write it.
+std::string quoted(const std::string &word)
+{
+  if (word.find_first_of(" \t$#&") == std::string::npos) return word;
+  return word.find('\'') == std::string::npos ? "'" + word + "'" : '"' + word + '"';
 }
 
 }    // namespace
@@ -101,17 +109,32 @@ bool PairMindscaip::in_hybrid() const
 
 void PairMindscaip::settings(int narg, char **arg)
 {
+  forget_model();
   if (narg < 1)
     error->all(FLERR, "pair_style mindscaip: no model given; write 'pair_style mindscaip model.pt'");
   const Options options = parse_options(narg - 1, arg + 1);
-  // A second pair_style command reuses this object: the old map of types belongs to the old model.
-  if (allocated)
-    for (int i = 0; i <= atom->ntypes; ++i) std::fill(setflag[i], setflag[i] + atom->ntypes + 1, 0);
-  numbers_of_type.clear();
   timing = options.timing;
   open_model(arg[0], options);
-  command_text = "pair_style mindscaip";
-  for (int iarg = 0; iarg < narg; ++iarg) command_text += std::string(" ") + arg[iarg];
+  for (int iarg = 0; iarg < narg; ++iarg) arguments += " " + quoted(arg[iarg]);
+}
+
+// A second pair_style command reuses this object, and nothing of the first may outlive a refusal: under Python, errors
+// are exceptions, and the run goes on.
+void PairMindscaip::forget_model()
+{
+  backend.reset();
+  exchange.reset();
+  contract = mindscaip::Contract();
+  numbers_of_type.clear();
+  arguments.clear();
+  type_elements.clear();
+  if (allocated)
+    for (int i = 0; i <= atom->ntypes; ++i) std::fill(setflag[i], setflag[i] + atom->ntypes + 1, 0);
+}
+
+void PairMindscaip::require_model(const char *command)
+{
+  if (!backend) error->all(FLERR, "{} of mindscaip: there is no model; give 'pair_style mindscaip model.pt' first", command);
 }
 
 PairMindscaip::Options PairMindscaip::parse_options(int narg, char **arg)
@@ -136,8 +159,9 @@ PairMindscaip::Options PairMindscaip::parse_options(int narg, char **arg)
       if (options.num_threads < 1)
         error->all(FLERR, "pair_style mindscaip: threads {} is not a positive number of threads", value);
     } else if (keyword == "device") {
-      const bool numbered = value.size() > 5 && value.size() < 9 && value.compare(0, 5, "cuda:") == 0 &&
-          utils::is_integer(value.substr(5));
+      const std::string number = value.compare(0, 5, "cuda:") == 0 ? value.substr(5) : "";
+      const bool numbered = !number.empty() && number.size() < 3 &&
+          number.find_first_not_of("0123456789") == std::string::npos && (number == "0" || number[0] != '0');
       if (value != "cpu" && value != "cuda" && !numbered)
         error->all(FLERR, "pair_style mindscaip: device '{}' is not known; use cpu, cuda, or cuda:N with the number of a GPU",
                    value);
@@ -162,8 +186,6 @@ void PairMindscaip::all_ranks_or_none(const std::string &message)
 
 void PairMindscaip::open_model(const std::string &path, const Options &options)
 {
-  backend.reset();
-  exchange.reset();
   // As for other potentials, a name that is not in the working directory is looked for in LAMMPS_POTENTIALS.
   model_path = utils::get_potential_file_path(path);
   std::string failure;
@@ -173,11 +195,14 @@ void PairMindscaip::open_model(const std::string &path, const Options &options)
     failure = fmt::format("cannot read '{}'; give the path of a model.pt written by 'mindscaip export'", path);
   else
     failure = open_backend(options, node_rank);
-  all_ranks_or_none(failure);
-  if (comm->nprocs > 1) {
-    require_stages();
-    exchange = std::make_unique<mindscaip::MpiExchange>(world, options.device_memory);
+  if (failure.empty() && comm->nprocs > 1) failure = explain_missing_stages();
+  if (failure.empty() && comm->nprocs > 1) failure = explain_exchange(options);
+  const std::string first = mindscaip::first_message(world, failure);
+  if (!first.empty()) {
+    forget_model();
+    error->all(FLERR, "pair_style mindscaip: " + first);
   }
+  if (comm->nprocs > 1) exchange = std::make_unique<mindscaip::MpiExchange>(world, options.device_memory);
   announce_model(options, ranks_here);
 }
 
@@ -194,11 +219,13 @@ std::string PairMindscaip::open_backend(const Options &options, int node_rank)
     return fmt::format("{} is not the torch side of this plugin; run 'mindscaip lammps build --force'", library);
   char message[1024] = "";
   const mindscaip::BackendOptions wanted{model_path.c_str(), options.num_threads, options.device.c_str(), node_rank};
-  backend.reset(open(mindscaip::BACKEND_INTERFACE, &wanted, message, sizeof(message)));
+  auto kind = mindscaip::OpenFailure::BUILD;    // all that a torch side of another build can say
+  backend.reset(open(mindscaip::BACKEND_INTERFACE, &wanted, &kind, message, sizeof(message)));
   if (!backend) {
     const std::string reason = message;
-    if (utils::strmatch(reason, "^device .* is not there"))
-      return reason + "; give one of those, or 'device cuda' to use the CPU where there is no GPU";
+    if (kind == mindscaip::OpenFailure::BUILD) return reason;
+    if (kind == mindscaip::OpenFailure::DEVICE)
+      return reason + "; give another one, 'device cpu', or 'device cuda' to use the CPU where there is no GPU";
     return fmt::format("'{}' is not a whole model.pt written by 'mindscaip export' (truncated, damaged or of another kind); "
                        "torch says: {}",
                        model_path, reason);
@@ -217,18 +244,32 @@ std::string PairMindscaip::open_backend(const Options &options, int node_rank)
 }
 
 // With several ranks the model runs in stages, which not every file has.
-void PairMindscaip::require_stages()
+std::string PairMindscaip::explain_missing_stages() const
 {
   if (!contract.staged)
-    error->all(FLERR,
-               "pair_style mindscaip: '{}' is an average over rotations, which runs on one MPI rank, and this run has {}; "
-               "start LAMMPS without mpiexec, or give the model that it was made from",
-               model_path, comm->nprocs);
+    return fmt::format("'{}' is an average over rotations, which runs on one MPI rank, and this run has {}; start LAMMPS "
+                       "without mpiexec, or give the model that it was made from",
+                       model_path, comm->nprocs);
   if (!backend->has_stages())
-    error->all(FLERR,
-               "pair_style mindscaip: '{}' was written by an earlier mindscaip ({}) and has no stages for {} MPI ranks; "
-               "export it again, or start LAMMPS without mpiexec",
-               model_path, contract.mindscaip_version, comm->nprocs);
+    return fmt::format("'{}' was written by an earlier mindscaip ({}) and has no stages for {} MPI ranks; export it again, "
+                       "or start LAMMPS without mpiexec",
+                       model_path, contract.mindscaip_version, comm->nprocs);
+  return "";
+}
+
+// An MPI that does not know GPUs would read their addresses as its own.
+std::string PairMindscaip::explain_exchange(const Options &options) const
+{
+  if (!options.device_memory) return "";
+  const auto aware = mindscaip::mpi_is_cuda_aware();
+  if (aware == mindscaip::CudaAware::NO)
+    return "exchange device: the MPI of this LAMMPS is not CUDA-aware (MPIX_Query_cuda_support says no); leave 'exchange "
+           "device' out, or start a LAMMPS that was built with a CUDA-aware MPI";
+  if (aware == mindscaip::CudaAware::UNKNOWN && comm->me == 0)
+    error->warning(FLERR,
+                   "pair_style mindscaip: exchange device: this MPI does not say whether it is CUDA-aware; if the run "
+                   "crashes, leave 'exchange device' out");
+  return "";
 }
 
 void PairMindscaip::announce_model(const Options &options, int ranks_here)
@@ -256,6 +297,7 @@ void PairMindscaip::announce_model(const Options &options, int ranks_here)
 
 void PairMindscaip::coeff(int narg, char **arg)
 {
+  require_model("pair_coeff");
   const int ntypes = atom->ntypes;
   if (narg < 2 || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
     error->all(FLERR, "pair_coeff of mindscaip must read 'pair_coeff * *' and then one element for each atom type");
@@ -273,8 +315,8 @@ void PairMindscaip::coeff(int narg, char **arg)
                  type, utils::join_words(contract.elements, " "));
     numbers_of_type[static_cast<size_t>(type)] = mindscaip::atomic_number(symbol);
   }
-  command_text = command_text.substr(0, command_text.find('\n')) + "\npair_coeff * *" + (in_hybrid() ? " mindscaip" : "");
-  for (int type = 1; type <= ntypes; ++type) command_text += std::string(" ") + arg[type + 1];
+  type_elements.clear();
+  for (int type = 1; type <= ntypes; ++type) type_elements += std::string(" ") + arg[type + 1];
 
   // Within pair_style hybrid, a type mapped to NULL is another style's business. On its own this style must answer for
   // every pair, and a NULL is fine as long as no atom has that type (which each step checks).
@@ -291,6 +333,7 @@ void PairMindscaip::coeff(int narg, char **arg)
 
 void PairMindscaip::init_style()
 {
+  require_model("a run");
   const std::string units = update->unit_style;
   if (units == "metal")
     energy_factor = 1.0;
@@ -464,10 +507,25 @@ std::string PairMindscaip::evaluate_model()
       (!direct && output.edge_gradients == nullptr && graph.num_edges() > 0))
     return fmt::format("the model '{}' returned no {}, which its contract promises; export it again", model_path,
                        direct ? "direct forces" : "edge gradients");
-  for (int64_t slot = 0; slot < graph.num_atoms(); ++slot)
-    if (!std::isfinite(output.atom_energies[slot]))
-      return fmt::format("the model gives {} an energy that is not finite; the run has become unstable",
-                         describe(graph.atom_of_slot(slot)));
+  return explain_results();
+}
+
+// A gradient may overflow where the energy is still a number, and the integrator would carry it on without a word.
+std::string PairMindscaip::explain_results() const
+{
+  const auto blame = [this](int64_t slot, const char *what) {
+    return fmt::format("the model gives {} {} that is not finite; the run has become unstable (reduce the timestep or relax "
+                       "the start)",
+                       describe(graph.atom_of_slot(slot)), what);
+  };
+  const auto finite = [](const double *v) { return std::isfinite(v[0]) && std::isfinite(v[1]) && std::isfinite(v[2]); };
+  for (int64_t slot = 0; slot < graph.num_atoms(); ++slot) {
+    if (!std::isfinite(output.atom_energies[slot])) return blame(slot, "an energy");
+    if (!contract.conservative && !finite(output.direct_forces + 3 * slot)) return blame(slot, "a force");
+  }
+  if (contract.conservative)
+    for (int64_t e = 0; e < graph.num_edges(); ++e)
+      if (!finite(output.edge_gradients + 3 * e)) return blame(graph.center_slot(e), "an energy gradient");
   return "";
 }
 
@@ -580,6 +638,28 @@ void PairMindscaip::finish()
   calls = 0;
 }
 
+// A hybrid style is set up as a whole, so one of its parts cannot be given again alone.
+std::string PairMindscaip::commands_to_give_again() const
+{
+  if (!in_hybrid()) return "give these again after read_restart:\npair_style mindscaip" + arguments +
+        "\npair_coeff * *" + type_elements;
+  // Of several instances each has a number, in the order of the pair_style command.
+  int number = 0, count = 0;
+  Pair *previous = nullptr;
+  for (;;) {
+    Pair *found = force->pair_match("mindscaip", 1, count + 1);
+    if (found == nullptr || found == previous) break;
+    ++count;
+    if (found == this) number = count;
+    previous = found;
+  }
+  return fmt::format("after read_restart give the whole 'pair_style {}' command again, with all of its sub-styles in their "
+                     "order, and then all pair_coeff commands; {} of it reads\n    mindscaip{}\nand its pair_coeff\n"
+                     "    pair_coeff * * mindscaip{}{}",
+                     force->pair_style, count > 1 ? fmt::format("mindscaip number {}", number) : "the part", arguments,
+                     count > 1 ? fmt::format(" {}", number) : "", type_elements);
+}
+
 // A restart file holds the commands to give again and not the model: the file may have moved or changed since.
 void PairMindscaip::write_restart(FILE *file)
 {
@@ -593,9 +673,10 @@ void PairMindscaip::read_restart(FILE *file)
 
 void PairMindscaip::write_restart_settings(FILE *file)
 {
-  const auto length = static_cast<int>(command_text.size());
+  const std::string text = commands_to_give_again();
+  const auto length = static_cast<int>(text.size());
   fwrite(&length, sizeof(int), 1, file);
-  fwrite(command_text.data(), 1, command_text.size(), file);
+  fwrite(text.data(), 1, text.size(), file);
 }
 
 void PairMindscaip::read_restart_settings(FILE *file)
@@ -605,5 +686,5 @@ void PairMindscaip::read_restart_settings(FILE *file)
   utils::sfread(FLERR, &length, sizeof(int), 1, file, nullptr, error);
   std::string text(static_cast<size_t>(std::max(length, 0)), '\0');
   if (length > 0) utils::sfread(FLERR, &text[0], 1, text.size(), file, nullptr, error);
-  utils::logmesg(lmp, "pair_style mindscaip keeps no model in restart files; give these again after read_restart:\n{}\n", text);
+  utils::logmesg(lmp, "pair_style mindscaip keeps no model in restart files; {}\n", text);
 }

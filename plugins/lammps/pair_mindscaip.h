@@ -58,23 +58,29 @@ class PairMindscaip : public Pair {
 
   void allocate();
   Options parse_options(int, char **);
+  void forget_model();
+  void require_model(const char *command);
   void open_model(const std::string &path, const Options &options);
   std::string open_backend(const Options &options, int node_rank);
   void announce_model(const Options &options, int ranks_here);
-  void require_stages();
+  std::string explain_missing_stages() const;
+  std::string explain_exchange(const Options &options) const;
+  std::string commands_to_give_again() const;
   bool in_hybrid() const;
   const double *rotation_to_model() const;
   std::string build_graph();
   std::string explain_not_finite(int atom) const;
   std::string explain(mindscaip::EdgeGraph::Status status) const;
   std::string evaluate_model();
+  std::string explain_results() const;
   void scatter();
   void tally_edge_virial(int i, int j, const double *vector, const double *gradient);
   std::string describe(int atom) const;
   void all_ranks_or_none(const std::string &message);
 
   std::string model_path;
-  std::string command_text;    // the commands that set this style up, for restart files
+  std::string arguments;       // of pair_style, for restart files
+  std::string type_elements;   // of pair_coeff, after its asterisks
   std::unique_ptr<mindscaip::Backend> backend;
   std::unique_ptr<mindscaip::MpiExchange> exchange;
   mindscaip::Contract contract;

@@ -16,6 +16,8 @@
 
 #include <climits>
 #include <cstdio>
+#include <fstream>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -58,26 +60,65 @@ void keep_freed_memory()
 #endif
 }
 
+// A failure to open a model that is no fault of its file.
+struct CannotOpen : std::runtime_error {
+  CannotOpen(OpenFailure kind, const std::string &text) : std::runtime_error(text), kind(kind) {}
+  OpenFailure kind;
+};
+
+// "2.9.1" of "2.9.1+cu128": what comes after it names the variant, whose C++ interface is the same.
+std::string release_of(const std::string &version)
+{
+  return version.substr(0, version.find('+'));
+}
+
+// The version of the torch that this process has loaded, as stated beside its libraries: version.py of the Python package,
+// build-version of the C++ distribution. Empty where there is neither.
+std::string loaded_torch_version()
+{
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void *>(&at::set_num_threads), &info) == 0 || info.dli_fname == nullptr) return "";
+  const std::string library = info.dli_fname;
+  const auto slash = library.rfind('/');
+  if (slash == std::string::npos) return "";
+  const std::string root = library.substr(0, slash) + "/../";
+  std::ifstream package(root + "version.py");
+  for (std::string line; std::getline(package, line);) {
+    const auto begin = line.find('\''), end = line.rfind('\'');
+    if (line.compare(0, 11, "__version__") == 0 && end > begin) return line.substr(begin + 1, end - begin - 1);
+  }
+  std::string version;
+  std::ifstream(root + "build-version") >> version;
+  return version;
+}
+
+// torch keeps no C++ interface from one release to the next: with another one a call may crash or do something else.
+void check_torch()
+{
+  const std::string loaded = loaded_torch_version();
+  if (!loaded.empty() && release_of(loaded) != release_of(TORCH_VERSION))
+    throw CannotOpen(OpenFailure::BUILD, std::string("its torch side was built for torch ") + TORCH_VERSION +
+                                             ", and this process has loaded torch " + loaded +
+                                             "; run 'mindscaip lammps build'");
+}
+
 class TorchBackend : public Backend {
  public:
   explicit TorchBackend(const BackendOptions &options) : device_(torch::kCPU)
   {
-    const std::string wanted = options.device;
-    if (wanted != "cpu") {
-      num_devices_ = count_gpus();
-      if (wanted == "cuda") {
-        if (num_devices_ > 0)
-          device_ = torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(options.node_rank % num_devices_));
-      } else {
-        device_ = torch::Device(wanted);
-        TORCH_CHECK(device_.index() < num_devices_, "device ", wanted, " is not there: this process sees ", num_devices_,
-                    " GPUs");
-      }
-    }
+    choose_device(options);
     if (device_.is_cpu()) keep_freed_memory();
     device_name_ = device_.str();
     std::unordered_map<std::string, std::string> extra{{"contract", ""}};
-    module_ = torch::jit::load(options.path, device_, extra);
+    try {
+      module_ = torch::jit::load(options.path, device_, extra);
+    } catch (const c10::Error &e) {
+      // A file that the CPU can read is not to blame.
+      if (device_.is_cpu()) throw;
+      torch::jit::load(options.path, torch::kCPU);
+      throw CannotOpen(OpenFailure::DEVICE, "device " + device_name_ + " does not take the model; torch says: " +
+                                                first_line(e.what_without_backtrace()));
+    }
     module_.eval();
     contract_ = extra["contract"];
   }
@@ -107,6 +148,25 @@ class TorchBackend : public Backend {
   }
 
  private:
+  void choose_device(const BackendOptions &options)
+  {
+    const std::string wanted = options.device;
+    if (wanted == "cpu") return;
+    try {
+      num_devices_ = count_gpus();
+      if (wanted != "cuda")
+        device_ = torch::Device(wanted);
+      else if (num_devices_ > 0)
+        device_ = torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(options.node_rank % num_devices_));
+    } catch (const c10::Error &e) {
+      throw CannotOpen(OpenFailure::DEVICE,
+                       "device " + wanted + " cannot be used; torch says: " + first_line(e.what_without_backtrace()));
+    }
+    if (device_.is_cuda() && device_.index() >= num_devices_)
+      throw CannotOpen(OpenFailure::DEVICE, "device " + wanted + " is not there: this process sees " +
+                                                std::to_string(num_devices_) + " GPUs");
+  }
+
   template <typename Function> bool guarded(const Function &function)
   {
     try {
@@ -166,7 +226,7 @@ void copy_message(const std::string &text, char *message, size_t size)
 }    // namespace mindscaip
 
 extern "C" mindscaip::Backend *mindscaip_backend_open(int interface, const mindscaip::BackendOptions *options,
-                                                       char *message, size_t size)
+                                                       mindscaip::OpenFailure *failure, char *message, size_t size)
 {
   using namespace mindscaip;
   if (interface != BACKEND_INTERFACE) {
@@ -174,9 +234,14 @@ extern "C" mindscaip::Backend *mindscaip_backend_open(int interface, const minds
                  message, size);
     return nullptr;
   }
+  *failure = OpenFailure::FILE;
   try {
+    check_torch();
     if (options->num_threads > 0) at::set_num_threads(options->num_threads);
     return new TorchBackend(*options);
+  } catch (const CannotOpen &e) {
+    *failure = e.kind;
+    copy_message(e.what(), message, size);
   } catch (const c10::Error &e) {
     copy_message(first_line(e.what_without_backtrace()), message, size);
   } catch (const std::exception &e) {

