@@ -43,6 +43,21 @@ Answer = tuple[np.ndarray, np.ndarray] | MindscaipError
 """Energies in eV, ``[M]``, and forces in eV/A, ``[M, n, 3]``, of a path, or the reason why there are none."""
 
 
+class PathGapError(ScanError):
+    """All frames have an answer, and a geometry between them has none.
+
+    The published metric needs no more than the frames; only what rests on the path is lost.
+
+    Attributes:
+        energy: eV, ``[M]``, NaN where there is no answer.
+        forces: eV/A, ``[M, n, 3]``, NaN where there is no answer.
+    """
+
+    def __init__(self, reason: str, energy: np.ndarray, forces: np.ndarray) -> None:
+        super().__init__(reason)
+        self.energy, self.forces = energy, forces
+
+
 @dataclass(frozen=True)
 class PotentialSpec:
     """What makes a potential in another process: arguments of :func:`resolve_potential`."""
@@ -80,6 +95,7 @@ class Potential(ABC):
         """Total energies in eV, ``[M]``, and forces in eV/A, ``[M, n, 3]``, of the geometries of ``path``.
 
         Raises:
+            PathGapError: every frame has an answer, and a geometry between frames, which is named, has none.
             MindscaipError: there is no answer for one of them, which is named.
         """
 
@@ -140,12 +156,12 @@ class ModelPotential(Potential):
         started = time.perf_counter()
         energy: list[float] = []
         forces: list[np.ndarray] = []
-        failure: MindscaipError | None = None
+        failures: dict[int, str] = {}
         for answer in evaluate_stream(self.model, structures(), self.batch_edges):
             path = waiting[0]
             place = len(energy)
             if isinstance(answer, MindscaipError):
-                failure = failure or ScanError(f"{describe_place(path, place)}: {answer}")
+                failures[place] = str(answer)
                 energy.append(np.nan)
                 forces.append(np.full((len(path.numbers), 3), np.nan))
             else:
@@ -153,9 +169,10 @@ class ModelPotential(Potential):
                 forces.append(answer.forces)
             if len(energy) == len(path):
                 now = time.perf_counter()
-                yield path, failure or (np.array(energy), np.stack(forces)), now - started
+                found = np.array(energy), np.stack(forces)
+                yield path, _without_answer(path, failures, *found) or found, now - started
                 waiting.pop(0)
-                started, energy, forces, failure = time.perf_counter(), [], [], None
+                started, energy, forces, failures = time.perf_counter(), [], [], {}
 
 
 class CalculatorPotential(Potential):
@@ -198,10 +215,34 @@ class CalculatorPotential(Potential):
         natural = covalent_radii[path.numbers[list(path.scan.bond_index)]].sum()
         start = int(np.argmin(np.abs(path.bond_length - natural)))
 
-        def fail(place: int, reason: str) -> None:
-            raise ScanError(f"{describe_place(path, place)}: {reason}")
+        frames = set(path.frames.tolist())
+        failures: dict[int, str] = {}
 
-        return evaluate_outwards(self.calculator, path.numbers, path.positions, start, fail)
+        def fail(place: int, reason: str) -> None:
+            failures[place] = reason
+            if place in frames:  # the scan is lost, and with it the reason to go on
+                raise ScanError(f"{describe_place(path, place)}: {reason}")
+
+        energy, forces = evaluate_outwards(self.calculator, path.numbers, path.positions, start, fail)
+        gaps = _without_answer(path, failures, energy, forces)
+        if gaps is not None:
+            raise gaps
+        return energy, forces
+
+
+def _without_answer(
+    path: ScanPath, failures: dict[int, str], energy: np.ndarray, forces: np.ndarray
+) -> ScanError | None:
+    """What geometries without an answer (place in the path to reason) mean for their scan; None if there are none."""
+    if not failures:
+        return None
+    frames = set(path.frames.tolist())
+    lost = min((place for place in failures if place in frames), default=None)
+    if lost is not None:
+        return ScanError(f"{describe_place(path, lost)}: {failures[lost]}")
+    first = min(failures)
+    number = "" if len(failures) == 1 else f" (and {len(failures) - 1} more geometries)"
+    return PathGapError(f"{describe_place(path, first)}: {failures[first]}{number}", energy, forces)
 
 
 def describe_place(path: ScanPath, place: int) -> str:

@@ -7,7 +7,8 @@ What lies in the output folder of a run:
 ``predictions/<bond>/<id>.npz``
     at the ``K`` valid frames of the scan ``energy`` (eV, float64), ``forces`` (eV/A, float64), ``bond_length``,
     ``frame_index``; on the denser path (absent when ``dense`` is 0) ``path_energy`` (float64 ``[M]``), ``path_forces``
-    (float32 ``[M, n, 3]``); ``dense``, ``fingerprint`` of the scan, ``seconds``
+    (float32 ``[M, n, 3]``), both NaN where a geometry has no answer, and ``path_failure``, why; ``dense``,
+    ``fingerprint`` of the scan, ``seconds``
 ``scans.csv``
     one row per scan (:class:`ScanScore`)
 ``summary.json``
@@ -24,7 +25,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from mindscaip.bsct.dataset import Scan, ScanSet, open_scans
 from mindscaip.bsct.fsd import fsd
 from mindscaip.bsct.intrinsic import fsd_intrinsic
 from mindscaip.bsct.path import ScanPath, scan_path
-from mindscaip.bsct.potentials import Potential, PotentialSpec, resolve_potential
+from mindscaip.bsct.potentials import PathGapError, Potential, PotentialSpec, describe_place, resolve_potential
 from mindscaip.bsct.statistics import describe
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
@@ -76,7 +77,8 @@ class ScanScore:
     """One row of the results: lengths in A, FSD in 1/A, energies in eV, forces in eV/A (see ``DEFINITIONS``).
 
     ``*_bond_length`` is where the maximum sits; values are NaN where a part of the scan has fewer than two frames, and
-    ``fsd_intrinsic*`` where the potential was not evaluated on a denser path. ``dense`` is the number of geometries
+    ``fsd_intrinsic*`` where the potential was not evaluated on a denser path or has no answer for one of its geometries
+    (``path_failure`` says which and why; ``conservation_error`` is NaN then too). ``dense`` is the number of geometries
     per frame interval, ``seconds`` the time for all of them.
     """
 
@@ -113,6 +115,7 @@ class ScanScore:
     dense: int
     seconds: float
     smiles: str
+    path_failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class ScanPrediction:
         dense: geometries per frame interval of the path, 0 without one.
         path_energy: eV ``[M]``, None without a path.
         path_forces: eV/A ``[M, n, 3]``, None without a path.
+        path_failure: why a geometry between frames has no answer (NaN in the path); empty where all have one.
     """
 
     energy: np.ndarray
@@ -138,6 +142,7 @@ class ScanPrediction:
     path_energy: np.ndarray | None = None
     path_forces: np.ndarray | None = None
     bond_length: np.ndarray | None = None
+    path_failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,10 +231,10 @@ class _Run:
     def here(self, output: Path | None) -> None:
         """Predict in this process; the potential takes scans as it needs them to fill its batches."""
         for path, answer, seconds in self.potential.predict_many(self._unpredicted(output)):
-            if isinstance(answer, MindscaipError):
+            if isinstance(answer, MindscaipError) and not isinstance(answer, PathGapError):
                 self._skip(path.scan.key, str(answer))
             else:
-                prediction = _prediction(path, *answer, seconds)
+                prediction = _prediction(path, answer, seconds)
                 if output is not None:
                     _write_prediction(output, path.scan, prediction)
                 self._score(path.scan, prediction)
@@ -299,10 +304,10 @@ def predict_share(
     paths = (scan_path(scans.load(key), dense) for key in keys)
     outcomes = []
     for path, answer, seconds in potential.predict_many(paths):
-        if isinstance(answer, MindscaipError):
+        if isinstance(answer, MindscaipError) and not isinstance(answer, PathGapError):
             outcomes.append((path.scan.key, str(answer)))
         else:
-            _write_prediction(Path(output), path.scan, _prediction(path, *answer, seconds))
+            _write_prediction(Path(output), path.scan, _prediction(path, answer, seconds))
             outcomes.append((path.scan.key, ""))
     return outcomes
 
@@ -322,7 +327,7 @@ def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
     result = fsd(scan, prediction.energy, prediction.forces)
     frames = scan_path(scan, 0)
     nan = math.nan
-    if prediction.path_forces is not None and prediction.path_energy is not None:
+    if prediction.path_forces is not None and prediction.path_energy is not None and not prediction.path_failure:
         path = scan_path(scan, prediction.dense)
         forces = prediction.path_forces.astype(np.float64)
         intrinsic = fsd_intrinsic(path, forces)
@@ -332,6 +337,9 @@ def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
     else:
         values, place = (nan, nan, nan, nan), nan
         beside = companions(frames, prediction.energy, prediction.forces)
+        if prediction.path_failure:
+            # Of the frames alone it is another number than in the other rows.
+            beside = replace(beside, conservation_error=nan)
     reference = companions(frames, scan.energy, scan.forces)
     return ScanScore(
         bond=scan.bond,
@@ -367,6 +375,7 @@ def score_prediction(scan: Scan, prediction: ScanPrediction) -> ScanScore:
         dense=prediction.dense,
         seconds=prediction.seconds,
         smiles=scan.smiles,
+        path_failure=prediction.path_failure,
     )
 
 
@@ -393,6 +402,7 @@ def read_prediction(output: Path, key: str) -> ScanPrediction | None:
                 path_energy=file["path_energy"] if has_path else None,
                 path_forces=file["path_forces"] if has_path else None,
                 bond_length=file["bond_length"],
+                path_failure=str(file["path_failure"]) if "path_failure" in file else "",
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
@@ -420,9 +430,10 @@ def read_summary(output: Path) -> dict[str, Any]:
     return data
 
 
-def _prediction(path: ScanPath, energy: np.ndarray, forces: np.ndarray, seconds: float) -> ScanPrediction:
+def _prediction(path: ScanPath, answer: tuple[np.ndarray, np.ndarray] | PathGapError, seconds: float) -> ScanPrediction:
     scan = path.scan
     frames = path.frames
+    energy, forces = (answer.energy, answer.forces) if isinstance(answer, PathGapError) else answer
     if path.dense == 0:
         return ScanPrediction(energy, forces, seconds, scan.fingerprint())
     return ScanPrediction(
@@ -433,7 +444,15 @@ def _prediction(path: ScanPath, energy: np.ndarray, forces: np.ndarray, seconds:
         dense=path.dense,
         path_energy=energy,
         path_forces=forces.astype(np.float32),
+        path_failure=str(answer) if isinstance(answer, PathGapError) else _first_gap(path, energy, forces),
     )
+
+
+def _first_gap(path: ScanPath, energy: np.ndarray, forces: np.ndarray) -> str:
+    """Which geometry between frames has a value that is not finite; empty where all are (frames are seen to later)."""
+    lost = ~(np.isfinite(energy) & np.isfinite(forces).reshape(len(path), -1).all(axis=1))
+    lost[path.frames] = False
+    return f"{describe_place(path, int(np.argmax(lost)))}: a value that is not finite" if lost.any() else ""
 
 
 def _with_density(scan: Scan, saved: ScanPrediction, dense: int) -> ScanPrediction | None:
@@ -448,7 +467,9 @@ def _with_density(scan: Scan, saved: ScanPrediction, dense: int) -> ScanPredicti
     if saved.path_energy is None or saved.path_forces is None or saved.dense % dense:
         return None
     step = saved.dense // dense
-    return ScanPrediction(*shared, dense, saved.path_energy[::step], saved.path_forces[::step])
+    energy, forces = saved.path_energy[::step], saved.path_forces[::step]
+    whole = bool(np.isfinite(energy).all() and np.isfinite(forces).all())  # the gap may be among what is left out
+    return ScanPrediction(*shared, dense, energy, forces, path_failure="" if whole else saved.path_failure)
 
 
 def _prediction_path(output: Path, key: str) -> Path:
@@ -459,6 +480,8 @@ def _write_prediction(output: Path, scan: Scan, prediction: ScanPrediction) -> N
     path: dict[str, Any] = {}
     if prediction.path_energy is not None and prediction.path_forces is not None:
         path = {"path_energy": prediction.path_energy, "path_forces": prediction.path_forces}
+        if prediction.path_failure:
+            path["path_failure"] = prediction.path_failure
     with atomic_path(_prediction_path(output, scan.key)) as target:
         np.savez_compressed(
             target,
@@ -509,6 +532,7 @@ def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[
         "num_skipped": len(run.keys) - len(rows),
         "num_frames": sum(row.num_frames for row in rows),
         "num_dropped_frames": sum(row.num_dropped for row in rows),
+        "num_path_failures": sum(bool(row.path_failure) for row in rows),
         "num_unresolved": sum(row.max_log_step > 1 for row in rows),
         "num_geometries": sum(_geometries(row) for row in rows),
         "seconds": sum(row.seconds for row in rows),

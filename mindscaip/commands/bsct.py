@@ -226,6 +226,14 @@ def _print_table(summary: ScoreSummary) -> None:
         f"{data['num_geometries']} geometries in {data['seconds']:.1f} s.",
         soft_wrap=True,
     )
+    gaps = [row for row in summary.rows if row.path_failure]
+    if gaps:
+        out.print(
+            f"{len(gaps)} scans have the published metric only, since a geometry between frames has no answer; the "
+            f"first, {gaps[0].bond}/{gaps[0].id}: {gaps[0].path_failure}",
+            soft_wrap=True,
+            markup=False,
+        )
     coarse = data["num_unresolved"]
     if coarse:
         out.print(

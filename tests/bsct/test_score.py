@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import typer
+from ase.calculators.calculator import Calculator, all_changes
 from scipy.interpolate import CubicSpline
 from typer.testing import CliRunner
 
@@ -279,9 +280,98 @@ def test_ase_calculators(data, tmp_path, monkeypatch):
         assert "frame " in found["skipped"][0]["reason"]
 
 
-def test_order_of_frames():
-    from ase.calculators.calculator import Calculator
+class Gap(Scaled):
+    """Without an answer between frames 10 and 11 of the scans with fluorine, by the means of a calculator."""
 
+    def __init__(self, factor: float, frame: float = 10.5) -> None:
+        super().__init__(factor)
+        self.frame = frame
+
+    def predict(self, path):
+        from mindscaip.bsct.potentials import CalculatorPotential
+
+        energy, forces = super().predict(path)
+        if 9 not in path.numbers:
+            return energy, forces
+        scan = path.scan
+        step = scan.bond_length[1] - scan.bond_length[0]
+        bad = scan.bond_length[0] + self.frame * step
+
+        class Table(Calculator):
+            implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's interface)
+
+            def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+                length = atoms.get_distance(0, 1)
+                if abs(length - bad) < 0.1 * step:
+                    raise RuntimeError("no convergence")
+                place = int(np.argmin(np.abs(path.bond_length - length)))
+                self.results = {"energy": energy[place], "forces": forces[place]}
+
+        return CalculatorPotential("table", Table, {}).predict(path)
+
+
+def test_a_failure_between_frames_costs_the_intrinsic_metric_only(data, tmp_path):
+    whole = {row.id: row for row in score_scans(Scaled(0.5), open_scans(data)).rows}
+    out = tmp_path / "out"
+    for turn in range(2):  # the second time from the saved predictions
+        summary = score_scans(Gap(0.5), open_scans(data), out)
+        assert (summary.skipped, summary.resumed) == ([], 3 * turn)
+        rows = {row.id: row for row in summary.rows}
+        for name in ("fsd", "fsd_compress", "fsd_stretch", "energy_mae", "force_mae", "force_flips", "tortuosity"):
+            assert getattr(rows["2"], name) == pytest.approx(getattr(whole["2"], name), rel=1e-9)
+        assert math.isnan(rows["2"].fsd_intrinsic)
+        assert math.isnan(rows["2"].fsd_intrinsic_p99)
+        assert math.isnan(rows["2"].conservation_error)
+        assert "frame 10.5 (bond length" in rows["2"].path_failure
+        assert "no convergence" in rows["2"].path_failure
+        assert rows["1"].path_failure == ""
+        assert rows["1"].fsd_intrinsic == pytest.approx(whole["1"].fsd_intrinsic, rel=1e-9)
+        assert summary.data["num_path_failures"] == 1
+        assert summary.data["statistics"]["all"]["fsd_intrinsic"]["mean"] == pytest.approx(
+            (whole["1"].fsd_intrinsic + whole["3"].fsd_intrinsic) / 2
+        )
+    sparser = score_scans(Gap(0.5), open_scans(data), out, dense=1)  # the gap is not on that path
+    assert (sparser.resumed, sparser.data["num_path_failures"]) == (3, 0)
+    lost = score_scans(Gap(0.5, frame=10.0), open_scans(data))
+    assert [key for key, _ in lost.skipped] == ["C-O/2"]
+    assert "frame 10 (bond length" in lost.skipped[0][1]
+
+
+def test_the_rows_of_a_comparison_say_how_many_scans_the_intrinsic_metric_has(data, tmp_path):
+    from mindscaip.bsct.compare import compare_runs
+
+    score_scans(Gap(0.5), open_scans(data), tmp_path / "gap")
+    score_scans(Scaled(0.9), open_scans(data), tmp_path / "whole")
+    (note,) = compare_runs([tmp_path / "gap", tmp_path / "whole"]).notes
+    assert "over fewer scans, since a geometry between frames failed" in note
+    assert " 2 of 3." in note
+
+
+def test_a_model_without_an_answer_between_frames(monkeypatch, tmp_path):
+    from mindscaip.bsct.potentials import PathGapError
+    from mindscaip.engines import batched
+
+    path = scan_path(random_scan(1), 2)
+    potential = resolve_potential(str(write_toy(tmp_path / "model.pt")))
+    real = batched.evaluate_stream
+
+    def failing(at):
+        def stream(model, structures, batch_edges):
+            for place, answer in enumerate(real(model, structures, batch_edges)):
+                yield MindscaipError("overflow") if place in at else answer
+
+        return stream
+
+    monkeypatch.setattr(batched, "evaluate_stream", failing({7, 9}))
+    with pytest.raises(PathGapError, match=r"frame 3\.5 .*overflow \(and 1 more geometries\)") as caught:
+        potential.predict(path)
+    assert np.isnan(caught.value.energy).nonzero()[0].tolist() == [7, 9]
+    monkeypatch.setattr(batched, "evaluate_stream", failing({7, 10}))
+    with pytest.raises(ScanError, match=r"frame 5 .*overflow$"):
+        potential.predict(path)
+
+
+def test_order_of_frames():
     visited: list[int] = []
 
     class Recorder(Calculator):
