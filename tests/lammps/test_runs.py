@@ -137,6 +137,47 @@ def test_a_restart_without_the_commands_is_refused(run_lammps, model: Path, tmp_
     assert "pair coeff" in next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
 
 
+def test_a_restart_of_a_hybrid_says_what_to_give_again(
+    run_lammps, model: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Two models in one style: whoever follows the text, word for word, gets the same energy."""
+    folder = tmp_path_factory.mktemp("a folder with blanks")
+    other = write_small_model(folder / "other.pt", seed=5)
+    write_data(tmp_path / "liquid.data", random_structure(12, box=8.0, seed=7))
+    done = run_lammps(
+        f"""units metal
+read_data liquid.data
+pair_style hybrid/overlay mindscaip '{model}' zero 3.0 mindscaip '{other}' threads 1
+pair_coeff * * mindscaip 2 {TYPES}
+pair_coeff * * mindscaip 1 {TYPES}
+pair_coeff * * zero
+run 0
+print "before: $(pe:%.17g)"
+write_restart kept.restart
+clear
+read_restart kept.restart
+""",
+        ranks=2,
+    )
+    assert done.returncode == 0, done.stdout
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    asked = [k for k, line in enumerate(lines) if "keeps no model in restart files" in line]
+    assert len(asked) == 2, done.stdout
+    parts, coefficients = [], []
+    for number, k in enumerate(asked, start=1):
+        assert "give the whole 'pair_style hybrid/overlay' command again" in lines[k]
+        assert f"mindscaip number {number} of it" in lines[k]
+        parts.append(lines[k + 1])
+        coefficients.append(lines[k + 3])
+        assert f"mindscaip {number} " in coefficients[-1]
+    given = "\n".join([f"pair_style hybrid/overlay {parts[0]} zero 3.0 {parts[1]}", *coefficients])
+    again = run_lammps(
+        f'read_restart kept.restart\n{given}\npair_coeff * * zero\nrun 0\nprint "after: $(pe:%.17g)"\n', ranks=2
+    )
+    assert again.returncode == 0, again.stdout
+    assert numbers(again.stdout, "after")[0] == pytest.approx(numbers(done.stdout, "before")[0], abs=1e-9)
+
+
 @pytest.mark.slow
 def test_a_thousand_steps_on_two_ranks_follow_one(run_lammps, model: Path, tmp_path: Path) -> None:
     """500 K, atoms that change ranks, load balancing; ZBL keeps the random potential from collapsing."""
