@@ -170,7 +170,7 @@ def test_spice_with_a_broken_molecule(tmp_path):
     with h5py.File(path, "a") as file:
         del file["CC/dft_total_energy"]
         file["CC/dft_total_energy"] = np.array([b"many"] * 30)
-    with pytest.raises(MindscaipError, match=r"a\.hdf5 is cut off, damaged or not SPICE's HDF5"):
+    with pytest.raises(MindscaipError, match=r"a\.hdf5 is cut off, damaged or not in the format spice"):
         list(read_source(path))
 
 

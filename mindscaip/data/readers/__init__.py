@@ -176,6 +176,6 @@ def _guarded(path: Path, name: str, structures: Iterator[Structure]) -> Iterator
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise MindscaipError(
-            f"{path} is cut off, damaged or not {FORMATS[name]} ({reason}); copy it again, or name its format with "
-            "--format"
+            f"{path} is cut off, damaged or not in the format {name} ({reason}); copy it again, or name its format "
+            "with --format"
         ) from error
