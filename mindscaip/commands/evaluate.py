@@ -83,7 +83,7 @@ def evaluate_command(
 ) -> None:
     """MAE and RMSE of energy (meV/atom), forces (meV/A) and stress (meV/A^3): of all, by subset, by element.
 
-    The data are read as ``mindscaip data import`` reads them, and units and signs are tested on them as there.
+    The data are read as by mindscaip data import, with the same tests of units and signs.
     """
     from mindscaip.bsct.potentials import ModelPotential, resolve_potential
     from mindscaip.console import console, progress_bar

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from mindscaip.data.readers import SourceSettings
 
 FormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="Format of all sources.  [default: found from each]")
+    str | None, typer.Option("--format", metavar="NAME", help="Format of all sources.  \\[default: found from each]")
 ]
 UnitsOption = Annotated[
     str | None,
-    typer.Option(metavar="UNITS", help="energy=UNIT,length=UNIT,forces=UNIT,...  [default: the format's]"),
+    typer.Option(metavar="UNITS", help="energy=UNIT,length=UNIT,forces=UNIT,...  \\[default: the format's]"),
 ]
 GradientsOption = Annotated[
     bool | None,
-    typer.Option("--forces-are-gradients/--forces-are-forces", help="The sign of the forces.  [default: the format's]"),
+    typer.Option("--forces-are-gradients/--forces-are-forces", help="The sign of the forces.  \\[default: the format's]"),
 ]
 EnergyKeyOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the energy.")]
 ForcesKeyOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the forces.")]
