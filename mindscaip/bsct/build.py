@@ -12,7 +12,7 @@
    unperturbed bond length outwards.
 6. *Continuity* (:mod:`~mindscaip.bsct.continuity`): a scan is left out when energies and forces of the reference
    contradict each other by more than a tolerance between two neighbouring frames: the self-consistent solution has
-   jumped from one state to another.
+   jumped from one state to another. Where the grid is too coarse to tell, the record says ``unchecked``.
 
 Relaxed molecules and finished frames are saved in ``<output>.parts`` while a build runs; a killed build goes on there.
 The folder stays when a bond is left unfinished: its worker was lost, could not make the calculator, or found a damaged
@@ -37,7 +37,7 @@ from mindscaip import __version__
 from mindscaip.bsct import bridges, geometry, records, relax
 from mindscaip.bsct.bridges import checked_bond
 from mindscaip.bsct.collect import scan_all
-from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE
+from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, RESOLVED_WIDTH
 from mindscaip.bsct.dataset import HDF5_SUFFIXES, MIN_FRAMES, write_scans
 from mindscaip.bsct.inputs import read_sources
 from mindscaip.bsct.parallel import Progress
@@ -190,6 +190,7 @@ def _write_report(
             "relaxed to (eV/A)": relax.RELAX_FMAX,
             "broken in relaxation above (covalent sums)": relax.STRETCHED,
             "continuity (eV per published step)": CONTINUITY_TOLERANCE,
+            "continuity resolved up to (published steps)": RESOLVED_WIDTH,
             "fewest frames": MIN_FRAMES,
         },
         "counts": count_bonds(bond_records),

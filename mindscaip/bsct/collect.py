@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mindscaip.bsct import records
-from mindscaip.bsct.continuity import continuity_errors, continuity_tolerance
+from mindscaip.bsct.continuity import continuity_errors, continuity_limits, unchecked_steps
 from mindscaip.bsct.dataset import Scan, ScanError, displace, make_scan
 from mindscaip.bsct.frames import FrameLog, walk_frames
 from mindscaip.bsct.parallel import Progress, run_tasks
@@ -104,10 +104,11 @@ def _finish(job: Job, settings: BuildSettings, file: Path, failure: str) -> tupl
             reason += f"; the first without one is frame {number}: {without[number]}"
         record = replace(record, status=records.FAILED, rule=records.REFERENCE, reason=reason)
         return replace(record, failed_frames=without, unfinished=unfinished), None
-    errors, limits = continuity_errors(scan), continuity_tolerance(scan)
+    errors, limits = continuity_errors(scan), continuity_limits(scan)
     record = replace(
         record,
         continuity=float(errors.max()),
+        unchecked=[(round(first, 4), round(last, 4)) for first, last in unchecked_steps(scan)],
         failed_frames=without,
         seconds=round(sum(frame.seconds for frame in log.frames.values()), 3),
     )

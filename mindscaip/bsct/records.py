@@ -58,6 +58,8 @@ class BondRecord:
         reason: the same as a sentence.
         closest: smallest distance of another pair in units of its covalent sum, or None where not looked at.
         continuity: largest continuity error in eV, or None.
+        unchecked: bond lengths in A, from and to, between which the grid is too coarse (few frames, or frames without a
+            reference) to tell a jump of the reference from the error of the integral: continuity is not checked there.
         start: the frame that the reference began with, or None.
         failed_frames: number of the frame and the reason, for every frame without a reference.
         seconds: time that the reference took for all frames.
@@ -74,6 +76,7 @@ class BondRecord:
     reason: str = ""
     closest: float | None = None
     continuity: float | None = None
+    unchecked: list[tuple[float, float]] = field(default_factory=list)
     start: int | None = None
     failed_frames: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0

@@ -137,6 +137,13 @@ def _print(result: BuildResult) -> None:
     without = sum(len(record.failed_frames) for record in result.records)
     if without:
         console.print(f"{without} frames have no reference; the record says why.")
+    unchecked = [record for record in result.records if record.unchecked]
+    if unchecked:
+        console.print(
+            f"In {len(unchecked)} scans the continuity of the reference is not checked everywhere: the grid is too "
+            "coarse there (few frames, or frames without a reference); the record says where.",
+            soft_wrap=True,
+        )
     unfinished = [record for record in result.records if record.unfinished]
     if unfinished:
         first = unfinished[0]

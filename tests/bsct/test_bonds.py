@@ -9,11 +9,17 @@ import pytest
 from ase.data import covalent_radii
 
 from mindscaip.bsct.bridges import bond_type, bridge_bonds, checked_bond, count_pieces, perceive_bonds, split_at
-from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, continuity_errors, continuity_tolerance, projected_slope
+from mindscaip.bsct.continuity import (
+    CONTINUITY_TOLERANCE,
+    continuity_errors,
+    continuity_limits,
+    projected_slope,
+    unchecked_steps,
+)
 from mindscaip.bsct.dataset import displace, read_scans
 from mindscaip.bsct.geometry import OVERLAP, closest_approach, scan_bond, scan_lengths
 from mindscaip.errors import MindscaipError
-from tests.bsct.makers import diatomic_scan, reference_data
+from tests.bsct.makers import FIXTURE, diatomic_scan, reference_data
 
 
 def test_bond_types():
@@ -66,11 +72,46 @@ def test_continuity_of_a_smooth_scan_and_of_one_that_jumps():
     scan = diatomic_scan(lengths, 4.0 * (1 - decay) ** 2, 16.0 * decay * (1 - decay))
     np.testing.assert_allclose(projected_slope(scan), 16.0 * decay * (1 - decay))
     assert continuity_errors(scan).max() < 0.1 * CONTINUITY_TOLERANCE
-    np.testing.assert_allclose(continuity_tolerance(scan), CONTINUITY_TOLERANCE)
+    np.testing.assert_allclose(continuity_limits(scan), CONTINUITY_TOLERANCE)
     jump = dataclasses.replace(scan, energy=scan.energy + np.where(lengths > 2.5, 0.03, 0.0))
     errors = continuity_errors(jump)
     assert errors.max() == pytest.approx(0.03, abs=1e-3)
     assert lengths[np.argmax(errors)] < 2.5 < lengths[np.argmax(errors) + 1]
+
+
+def with_frames(scan, kept):
+    """The same scan as if only the frames ``kept`` had a reference."""
+    chosen = {name: getattr(scan, name)[kept] for name in ("positions", "bond_length", "energy", "forces")}
+    return dataclasses.replace(scan, **chosen, frame_index=kept)
+
+
+@pytest.mark.parametrize("kept", ["every 2nd", "every 5th", "every 8th", "3 failed", "6 failed", "edge failed"])
+def test_a_jump_is_found_or_said_to_be_unchecked_on_any_grid(kept):
+    """Smooth scans are never left out, and a jump never passes in silence."""
+    found = 0
+    scans = list(read_scans(FIXTURE))
+    for number, scan in enumerate(scans):
+        frames = np.arange(len(scan))
+        if kept.startswith("every"):
+            frames = frames[:: int(kept.split()[1][0])]
+            after = len(frames) * 6 // 10
+        else:
+            first = {"edge failed": 1}.get(kept, 10 + 7 * number)
+            width = 3 if kept == "edge failed" else int(kept[0])
+            frames, after = np.delete(frames, slice(first, first + width)), first
+        thin = with_frames(scan, frames)
+        assert (continuity_errors(thin) <= continuity_limits(thin)).all()
+        jump = dataclasses.replace(thin, energy=thin.energy + np.where(np.arange(len(thin)) >= after, 0.3, 0.0))
+        beyond = continuity_errors(jump)[after - 1] > continuity_limits(jump)[after - 1]
+        place = thin.bond_length[after - 1]
+        assert beyond or any(low <= place < high for low, high in unchecked_steps(jump))
+        found += beyond
+    if kept in ("every 2nd", "every 5th", "3 failed"):
+        assert found > len(scans) / 2
+
+
+def test_on_the_published_grid_every_step_is_checked():
+    assert all(unchecked_steps(scan) == [] for scan in read_scans(FIXTURE))
 
 
 def test_published_scans_keep_the_rules():

@@ -137,6 +137,19 @@ def test_a_discontinuous_reference_is_left_out(springs):
         build_scans(["CC"], "s.h5", BuildSettings(springs.replace("Springs", "Jumps"), frames=100), workers=1)
 
 
+def test_a_step_that_cannot_be_checked_is_said_to_be(springs, tmp_path):
+    pytest.importorskip("tblite", reason="tblite is not installed: pip install 'mindscaip[label]'")
+    said = call("build", "CO", "-o", "s.h5", "--frames", 15, "--workers", 1).stderr
+    assert "In 1 scans the continuity of the reference is not checked everywhere" in said
+    (record,) = [b for b in report_of(tmp_path / "s.h5")["bonds"] if b["status"] == "scanned"]
+    ((first, last),) = record["unchecked"]
+    scan = next(read_scans("s.h5"))
+    assert scan.bond_length[0] == pytest.approx(first, abs=1e-4)
+    assert first < last < scan.bond_length[-1]
+    fine = call("build", "CO", "-o", "t.h5", "--reference", springs, "--frames", 100, "--workers", 1).stderr
+    assert "not checked" not in fine
+
+
 def test_failed_frames_are_recorded(springs, tmp_path):
     result = build_scans(["CC"], "s.h5", BuildSettings(springs.replace("Springs", "Sometimes")), workers=1)
     scan = next(read_scans("s.h5"))
