@@ -19,7 +19,7 @@ UnitsOption = Annotated[
 ]
 GradientsOption = Annotated[
     bool | None,
-    typer.Option("--forces-are-gradients/--forces-are-forces", help="The sign of the forces.  \\[default: the format's]"),
+    typer.Option("--forces-are-gradients/--forces-are-forces", help="Sign of the forces.  \\[default: the format's]"),
 ]
 EnergyKeyOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the energy.")]
 ForcesKeyOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the forces.")]
