@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindscaip.data.structure import Structure
-from mindscaip.engines.lammps import read_dump, write_data
+from mindscaip.engines.lammps import evaluate, read_dump, write_data
 from mindscaip.units import EV_PER_ANGSTROM3_TO_BAR
 from tests.golden.cases import golden_cases
 from tests.models import random_structure, write_small_model
@@ -172,3 +172,60 @@ def test_ranks(run_lammps_in, one_rank, models, tmp_path: Path, ranks: int) -> N
         for name in ("forces", "virial", "atom_virials", "centroid_virials"):
             assert np.abs(getattr(ours, name) - getattr(one, name)).max() <= 1e-8, (case, name)
         assert np.abs(ours.atom_energies - one.atom_energies).max() <= 1e-9, case
+
+
+def read_forces(folder: Path, name: str) -> np.ndarray:
+    return read_dump(folder / name, 3)[1][-1]
+
+
+def test_parts_of_a_hybrid_on_ranks_that_own_none_of_it(run_lammps_in, models, tmp_path: Path) -> None:
+    """The model sees one corner of the box; ranks beyond it hold only atoms of a type mapped to NULL."""
+    mine = random_structure(10, size=4.0, seed=6)
+    positions = np.concatenate([mine.positions + 1.0, [[18.0, 2, 2], [20.0, 3, 3], [22.0, 9, 9]]])
+    numbers = np.concatenate([mine.numbers, [18, 18, 18]])
+    whole = Structure(numbers, positions, np.diag([24.0, 12.0, 12.0]), [True] * 3)
+    types = write_data(tmp_path / "mixed.data", whole)
+    assert sorted(types) == ["Ar", "C", "H", "O"]
+    mapped = " ".join("NULL" if symbol == "Ar" else symbol for symbol in types)
+    argon = types.index("Ar") + 1
+    # Two models at once, each seen by the atoms that it is for, and a style that does nothing for the others.
+    setup = f"""units metal
+read_data mixed.data
+pair_style hybrid/overlay mindscaip '{models["source"]}' zero 3.0 mindscaip '{models["mutual"]}'
+pair_coeff * * mindscaip 1 {mapped}
+pair_coeff * * mindscaip 2 {mapped}
+pair_coeff * {argon} zero
+pair_coeff {argon} * zero
+thermo_style custom step pe
+dump d all custom 1 forces.dump id fx fy fz
+dump_modify d sort id format float %.17g
+run 0
+print "energy: $(pe:%.17g)"
+"""
+    part = Structure(mine.numbers, mine.positions + 1.0, whole.cell, whole.pbc)
+    expected = [python_reference(models[name], part) for name in ("source", "mutual")]
+    forces = sum(found.forces for found in expected)
+    for ranks in (1, 2, 3):
+        done = run_lammps_in(tmp_path, "processors * 1 1\n" + setup, ranks=ranks)
+        assert done.returncode == 0, done.stdout
+        line = next(line for line in done.stdout.splitlines() if line.startswith("energy: "))
+        assert float(line.split()[1]) == pytest.approx(sum(found.energy for found in expected), abs=1e-8)
+        found_forces = read_forces(tmp_path, "forces.dump")
+        assert np.abs(found_forces[:10] - forces).max() <= 1e-8
+        assert (found_forces[10:] == 0.0).all()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_general_triclinic_box(plugin: Path, models, tmp_path: Path, ranks: int) -> None:
+    """Each rank turns its edges back into the frame of the user, which the model is not indifferent to."""
+    structure = crystal()
+    turn = np.linalg.qr(np.random.default_rng(9).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    turned = Structure(structure.numbers, structure.positions @ turn, structure.cell @ turn, structure.pbc)
+    expected = python_reference(models["source"], turned)
+    found = evaluate(models["source"], turned, work=tmp_path, threads=1, ranks=ranks)
+    assert "avec" in (tmp_path / "structure.data").read_text()
+    assert abs(found.energy - expected.energy) <= 1e-9 * len(structure)
+    assert np.abs(found.forces - expected.forces).max() <= 1e-8
+    assert np.abs(found.virial - expected.virial).max() <= 1e-8
+    assert np.abs(found.atom_energies - expected.atom_energies).max() <= 1e-9
