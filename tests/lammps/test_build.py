@@ -19,6 +19,7 @@ from mindscaip import units
 from mindscaip.commands import lammps as command
 from mindscaip.engines import lammps_build, lammps_builds, lammps_plugin_path
 from mindscaip.errors import MindscaipError
+from tests.models import write_small_model
 from tests.toys import write_toy
 
 
@@ -244,6 +245,35 @@ def test_plugin_for_another_lammps(
         assert word in error
     # Whoever does not use the pair style is left alone.
     done = run_lammps(SCRIPT.format(pair="pair_style zero 4.0\npair_coeff * *"), plugin_path=folder)
+    assert done.returncode == 0, done.stdout
+
+
+def answering(folder: Path, function: str, answer: int) -> dict[str, str]:
+    """The environment of a LAMMPS in which a function of C gives this answer, in place of its own."""
+    (folder / "answer.c").write_text(f"int {function}(void) {{ return {answer}; }}\n")
+    subprocess.run(
+        ["g++", "-x", "c", "-shared", "-fPIC", "answer.c", "-o", "answer.so"], cwd=folder, check=True, timeout=60
+    )
+    return {"LD_PRELOAD": str(folder / "answer.so")}
+
+
+def test_a_lammps_without_mpi(plugin: Path, run_lammps, tmp_path: Path) -> None:
+    write_toy(tmp_path / "model.pt")
+    script = SCRIPT.format(pair="pair_style mindscaip model.pt\npair_coeff * * C")
+    done = run_lammps(script, environment=answering(tmp_path, "lammps_config_has_mpi_support", 0))
+    assert done.returncode > 0
+    error = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    for words in ("built with MPI, this LAMMPS has none", "mindscaip lammps build"):
+        assert words in error
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="with a GPU the MPI would be asked to do what it was made to claim"
+)
+def test_an_mpi_that_reads_gpus_is_accepted(plugin: Path, run_lammps, tmp_path: Path) -> None:
+    write_small_model(tmp_path / "model.pt")
+    script = SCRIPT.format(pair="pair_style mindscaip model.pt device cuda exchange device\npair_coeff * * C")
+    done = run_lammps(script, ranks=2, environment=answering(tmp_path, "MPIX_Query_cuda_support", 1))
     assert done.returncode == 0, done.stdout
 
 
