@@ -6,7 +6,8 @@
    (:func:`~mindscaip.bsct.dataset.displace`); the bond length runs evenly from 0.5 to 2.0 times the sum of the two
    covalent radii.
 3. *Overlap*: a bond is left out when, in any frame, any pair of atoms other than the bonded one comes closer than 0.9
-   times the sum of its covalent radii. All published scans keep this rule (the closest pair stands at 0.90003).
+   times the sum of its covalent radii. All published scans keep this rule (the closest pair stands at 0.90003). The
+   other bonds of the molecule count, so that double bonds exclude; ``overlap="nonbonded"`` leaves them out.
 4. *Sampling*: bonds of the types asked for, at most so many of each type, chosen with a seed.
 5. *Reference* (:mod:`~mindscaip.bsct.frames`): energy and forces of every frame, from the frame nearest to the
    unperturbed bond length outwards.
@@ -104,8 +105,11 @@ def build_scans(
     _write_report(output.with_suffix(".json"), settings, wanted, per_bond, molecules, bond_records, failed)
     unfinished = any(record.unfinished for record in bond_records)
     if not scans:
-        # What can still be finished comes first: it is what the user has to act on.
-        left_out = sorted((r for r in bond_records if r.rule not in ("", records.TYPE)), key=lambda r: not r.unfinished)
+        # What the user can act on comes first: unfinished bonds, then those that a rule with a limit decided.
+        left_out = sorted(
+            (r for r in bond_records if r.rule not in ("", records.TYPE)),
+            key=lambda r: (not r.unfinished, r.rule in (bridges.RING, bridges.SINGLE_ATOM)),
+        )
         reasons = [f"{r.molecule} {r.bond}: {r.reason}" for r in left_out]
         sentence = f"no bond could be scanned; {_join([*reasons, *(f'{n}: {r}' for n, r in failed)])}"
         if unfinished:
@@ -156,8 +160,9 @@ def _claim(output: Path, settings: BuildSettings) -> Path:
     mine = {**asdict(settings), "mindscaip_version": __version__}
     if marker.exists():
         try:
-            before = json.loads(marker.read_text())
-        except ValueError:
+            # Work folders from before there was a choice have the published rule.
+            before = {"overlap": records.ALL_PAIRS, **json.loads(marker.read_text())}
+        except (ValueError, TypeError):
             before = {}
         names = [name for name in mine if before.get(name) != mine[name]]
         if names:

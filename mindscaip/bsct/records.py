@@ -13,6 +13,8 @@ from mindscaip.errors import MindscaipError
 PUBLISHED_BONDS = ("C-C", "C-N", "C-O", "C-P", "C-S", "N-N", "N-O", "N-P", "O-P")
 WITH_REFERENCE, UNRELAXED = "reference", "none"
 """Values of :attr:`BuildSettings.relaxation` besides the name of a calculator."""
+ALL_PAIRS, NONBONDED = "all", "nonbonded"
+"""Values of :attr:`BuildSettings.overlap`."""
 
 SCANNED, EXCLUDED, NOT_SAMPLED, FAILED = "scanned", "excluded", "not sampled", "failed"
 TYPE, OVERLAPPING, SAMPLING, REFERENCE, DISCONTINUOUS = "type", "overlap", "sampling", "reference", "continuity"
@@ -28,18 +30,23 @@ class BuildSettings:
         seed: of the geometries that RDKit finds and of the choice of bonds.
         relaxation: ``reference``: with the reference; ``none``: keep the geometry as given; or the name of another
             calculator.
+        overlap: which pairs of atoms, besides the scanned bond, must not come close: ``all``, as published, or
+            ``nonbonded``, those without a bond in the unperturbed molecule.
     """
 
     reference: str = "gfn2-xtb"
     frames: int = PUBLISHED_FRAMES
     seed: int = 0
     relaxation: str = WITH_REFERENCE
+    overlap: str = ALL_PAIRS
 
     def __post_init__(self) -> None:
         if self.frames < MIN_FRAMES:
             raise MindscaipError(f"{self.frames} frames are too few for a scan; give at least {MIN_FRAMES}")
         if self.seed < 0:
             raise MindscaipError(f"seed {self.seed} is negative; give 0 or larger")
+        if self.overlap not in (ALL_PAIRS, NONBONDED):
+            raise MindscaipError(f"overlap is {self.overlap!r}; give {ALL_PAIRS} (as published) or {NONBONDED}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class BondRecord:
             ``sampling``, ``reference`` or ``continuity``.
         reason: the same as a sentence.
         closest: smallest distance of another pair in units of its covalent sum, or None where not looked at.
+        closest_atoms: that pair.
+        closest_bonded: whether it is itself a bond of the molecule.
+        closest_nonbonded: the same distance among pairs without a bond; what counts with ``nonbonded``.
         continuity: largest continuity error in eV, or None.
         unchecked: bond lengths in A, from and to, between which the grid is too coarse (few frames, or frames without a
             reference) to tell a jump of the reference from the error of the integral: continuity is not checked there.
@@ -75,6 +85,9 @@ class BondRecord:
     rule: str = ""
     reason: str = ""
     closest: float | None = None
+    closest_atoms: tuple[int, int] | None = None
+    closest_bonded: bool = False
+    closest_nonbonded: float | None = None
     continuity: float | None = None
     unchecked: list[tuple[float, float]] = field(default_factory=list)
     start: int | None = None

@@ -53,18 +53,38 @@ def candidates(
                 continue
             lengths = lengths_of(molecule, bridge, settings)
             positions = displace(molecule.positions, bridge.atoms, bridge.labels, lengths)
-            ratio, frame, (i, j) = closest_approach(molecule.numbers, positions, bridge.atoms)
-            record = replace(record, closest=ratio)
+            bonds = {(min(pair), max(pair)) for pair in molecule.source.bonds}
+            closest = closest_approach(molecule.numbers, positions, bridge.atoms)
+            apart = closest_approach(molecule.numbers, positions, bridge.atoms, bonds)
+            record = replace(
+                record,
+                closest=closest[0] if np.isfinite(closest[0]) else None,
+                closest_atoms=closest[2],
+                closest_bonded=closest[2] in bonds,
+                closest_nonbonded=apart[0] if np.isfinite(apart[0]) else None,
+            )
+            # Where atoms without a bond collide too, they are the reason: leaving bonds out would not help.
+            ratio, frame, pair = apart if settings.overlap == records.NONBONDED or apart[0] < OVERLAP else closest
             if ratio < OVERLAP:
-                reason = (
-                    f"atoms {i} and {j} come as close as {ratio:.3f} of their covalent sum (limit {OVERLAP}) "
-                    f"at bond length {lengths[frame]:.2f} A"
-                )
+                reason = _overlap_reason(ratio, pair, float(lengths[frame]), bonded=pair in bonds)
                 leave_out(record, records.OVERLAPPING, reason)
             else:
                 jobs.append(Job(molecule, bridge, record))
     names = Counter(job.name for job in jobs)
     return [_named(job, settings, names) for job in jobs], found
+
+
+def _overlap_reason(ratio: float, pair: tuple[int, int], length: float, *, bonded: bool) -> str:
+    i, j = pair
+    if bonded:
+        return (
+            f"atoms {i} and {j}, which are bonded, stand at {ratio:.3f} of their covalent sum (limit {OVERLAP}) in "
+            "every frame, as double and triple bonds do; --overlap nonbonded leaves bonded pairs out of this rule"
+        )
+    return (
+        f"atoms {i} and {j} come as close as {ratio:.3f} of their covalent sum (limit {OVERLAP}) "
+        f"at bond length {length:.2f} A"
+    )
 
 
 def _named(job: Job, settings: BuildSettings, names: Counter[str]) -> Job:

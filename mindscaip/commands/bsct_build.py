@@ -58,6 +58,14 @@ def build(
     per_bond: Annotated[
         int | None, typer.Option(help="At most so many scans of each bond type, chosen with the seed.")
     ] = None,
+    overlap: Annotated[
+        str,
+        typer.Option(
+            metavar="all|nonbonded",
+            help="Pairs of atoms that must not come closer than 0.9 covalent sums: all, as published, or only those "
+            "that are not bonded, which admits molecules with double and triple bonds.",
+        ),
+    ] = "all",
     seed: Annotated[int, typer.Option(help="Seed of the geometries and of the choice.")] = 0,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes, one thread each.  [default: all cores]")
@@ -87,7 +95,7 @@ def build(
         result = build_scans(
             inputs,
             output,
-            BuildSettings(reference=reference, frames=frames, seed=seed, relaxation=relaxation),
+            BuildSettings(reference=reference, frames=frames, seed=seed, relaxation=relaxation, overlap=overlap),
             bonds=[] if "any" in wanted else wanted,
             per_bond=per_bond,
             workers=workers,
@@ -107,7 +115,8 @@ def build(
 def _print(result: BuildResult) -> None:
     from rich.table import Table
 
-    from mindscaip.bsct.records import count_bonds
+    from mindscaip.bsct.geometry import OVERLAP
+    from mindscaip.bsct.records import OVERLAPPING, count_bonds
     from mindscaip.console import console
 
     # Bonds to hydrogen can never be scanned; they would drown the rest.
@@ -137,6 +146,14 @@ def _print(result: BuildResult) -> None:
     without = sum(len(record.failed_frames) for record in result.records)
     if without:
         console.print(f"{without} frames have no reference; the record says why.")
+    excluded = [record for record in result.records if record.rule == OVERLAPPING and record.closest_nonbonded]
+    by_bonds = sum((record.closest_nonbonded or 0) >= OVERLAP for record in excluded)
+    if by_bonds:
+        console.print(
+            f"{by_bonds} bonds are left out for another bond of their molecule, a double or triple one, which is "
+            "shorter than the overlap rule allows; --overlap nonbonded admits them.",
+            soft_wrap=True,
+        )
     unchecked = [record for record in result.records if record.unchecked]
     if unchecked:
         console.print(

@@ -122,14 +122,46 @@ def test_sampling_depends_on_the_seed_only(springs):
 
 
 def test_overlap_excludes_a_bond(springs, tmp_path):
-    # Compressing the central bond of a crowded hexane makes its methyls collide.
-    with pytest.raises(
-        MindscaipError, match=r"no bond could be scanned; .* come as close as 0\.\d+ of their covalent sum"
-    ):
+    # The double bonds are shorter than the rule allows.
+    with pytest.raises(MindscaipError, match=r"no bond could be scanned; .* stand at 0\.\d+ of their covalent sum"):
         build_scans(["C=CC(C)(C)C(C)(C)C=C"], "s.h5", BuildSettings(springs, frames=20), bonds=["C-C"], workers=1)
     # The record is there all the same, and no work folder that would hold up the next try.
     assert report_of(tmp_path / "s.h5")["counts"]["C-C"]["overlap"] > 0
     assert not (tmp_path / "s.h5.parts").exists()
+
+
+@pytest.mark.parametrize("overlap", ["all", "nonbonded"])
+def test_atoms_without_a_bond_exclude_in_any_case(springs, tmp_path, monkeypatch, overlap):
+    monkeypatch.setattr("mindscaip.bsct.select.OVERLAP", 2.0)
+    with pytest.raises(MindscaipError, match=r"come as close as 1\.\d+ of their covalent sum \(limit 2\.0\) at bond"):
+        build_scans(["CO"], "s.h5", BuildSettings(springs, frames=20, overlap=overlap), workers=1)
+    (record,) = [b for b in report_of(tmp_path / "s.h5")["bonds"] if b["rule"] == "overlap"]
+    assert record["closest"] < record["closest_nonbonded"] < 2.0
+    assert record["closest_bonded"]
+
+
+def test_a_ketone_is_built_when_bonded_pairs_are_left_out(springs, tmp_path):
+    # C=O stands at 0.85 of its covalent sum in any frame, so that the published rule excludes every bond of a ketone.
+    sentence = r"atoms \d and \d, which are bonded, stand at 0\.8\d+ of their covalent sum .*--overlap nonbonded leaves"
+    with pytest.raises(MindscaipError, match=sentence):
+        build_scans(["CC(=O)C"], "s.h5", BuildSettings(springs, frames=20), workers=1)
+    excluded = [b for b in report_of(tmp_path / "s.h5")["bonds"] if b["rule"] == "overlap"]
+    assert [b["closest_bonded"] for b in excluded] == [True, True]
+    assert all(b["closest"] < 0.9 for b in excluded)
+
+    more = ("--reference", springs, "--frames", 20, "--workers", 1)
+    said = call("build", "CC(=O)C", "-o", "s.h5", *more, "--overlap", "nonbonded").stderr
+    assert "Wrote 2 scans" in said
+    report = report_of(tmp_path / "s.h5")
+    assert report["settings"]["overlap"] == "nonbonded"
+    scanned = [b for b in report["bonds"] if b["status"] == "scanned"]
+    assert [(b["closest"] < 0.9, b["closest_nonbonded"] > 0.9, b["closest_bonded"]) for b in scanned] == [
+        (True, True, True)
+    ] * 2
+    said = call("build", "CC(=O)C", "CCO", "-o", "t.h5", *more).stderr
+    assert "2 bonds are left out for another bond of their molecule" in said
+    with pytest.raises(MindscaipError, match="overlap is 'none'; give all"):
+        BuildSettings(springs, overlap="none")
 
 
 def test_a_discontinuous_reference_is_left_out(springs):
