@@ -116,20 +116,28 @@ class _MissingFileError(MindscaipError):
     """A file that was named does not exist: a slip of the whole command, not of one molecule."""
 
 
+def _is_there(text: str) -> bool:
+    """Whether there is a file or folder of this name; a long SMILES or one with odd characters cannot be a name."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _read(text: str, fail: Callable[[str, str], None]) -> Iterator[Source]:
     path = Path(text)
     file, colon, key = text.rpartition(":")
-    if colon and "/" in key and Path(file).exists():
+    if colon and "/" in key and _is_there(file):
         yield _from_scan(Path(file), key)
         return
     suffix = path.suffix.lower()
-    if path.is_dir():
-        yield from _from_scans(path, fail)
-    elif not path.is_file():
+    if not _is_there(text):
         known = (*SMILES_SUFFIXES, *SDF_SUFFIXES, *XYZ_SUFFIXES, *STORE_SUFFIXES, *OTHER_SUFFIXES)
         if suffix in known:
             raise _MissingFileError(f"{text} does not exist; give a SMILES or the path of a file")
         yield _from_smiles(text)
+    elif path.is_dir():
+        yield from _from_scans(path, fail)
     elif suffix in SMILES_SUFFIXES:
         yield from _from_smi(path, fail)
     elif suffix in SDF_SUFFIXES:

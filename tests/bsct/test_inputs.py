@@ -109,3 +109,11 @@ def test_a_structure_is_told_by_its_geometry():
     structure = Structure(numbers=numbers, positions=positions)
     assert perceive_bonds(structure.numbers, structure.positions) == ((0, 1),)
     assert perceive_bonds(numbers, positions * 1.06) == ()  # 1.25 times 0.62 A
+
+
+def test_smiles_that_are_too_long_for_a_file_name():
+    long, wrong = "C" * 300, "C" * 5000 + "("
+    found, failed = names([long, wrong, "C\0C", "CO"])
+    assert found == [long, "CO"]
+    assert set(failed) == {wrong, "C\0C"}
+    assert all("not a SMILES" in reason for reason in failed.values())
