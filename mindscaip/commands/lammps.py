@@ -72,8 +72,8 @@ def build(
     if lammps_source is not None or output is not None:
         console.print(f"Tell LAMMPS where it is: export LAMMPS_PLUGIN_PATH={result.plugin.parent}", soft_wrap=True)
     if sanitize:
-        for name, value in lammps_build.sanitizer_environment().items():
-            console.print(f"and start it with: export {name}={value}", soft_wrap=True)
+        variables = " ".join(f"{name}={value}" for name, value in lammps_build.sanitizer_environment().items())
+        console.print(f"and start it with these variables: {variables} lmp -in ...", soft_wrap=True)
 
 
 def path(
