@@ -348,6 +348,32 @@ def test_paths_of_different_density_are_named(scored: Path, tmp_path: Path) -> N
     assert payload(data)["note"] == data.density_note
 
 
+def test_a_scan_with_a_gap_in_its_path_keeps_its_other_curves(runs: Path) -> None:
+    key = next(iter(read_run(str(runs / "planted")).rows))
+    file = runs / "planted" / "predictions" / f"{key}.npz"
+    with np.load(file) as archive:
+        saved = dict(archive)
+    saved["path_forces"][1] = np.nan
+    np.savez(file, **saved, path_failure="frame 0.5: no convergence")
+    table = runs / "planted" / "scans.csv"
+    with table.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    for row in rows:
+        if f"{row['bond']}/{row['id']}" == key:
+            row.update({name: "nan" for name in row if name.startswith("fsd_intrinsic")}, path_failure="frame 0.5: ...")
+    with table.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    data = data_of(runs, "planted")
+    (view,) = [scan for scan in data.scans if scan.key == key]
+    assert view.curves[0] is not None
+    assert view.curves[0].intrinsic is None
+    assert sum(s.curves[0] is not None and s.curves[0].intrinsic is not None for s in data.scans) == len(KEYS) - 1
+    assert "path_failure" not in data.metrics
+    json.dumps(payload(data), allow_nan=False)
+
+
 def test_a_made_potential_is_what_it_says() -> None:
     scan = open_scans(FIXTURE).load(KEYS[0])
     from mindscaip.bsct.path import scan_path

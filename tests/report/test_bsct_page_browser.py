@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_summary_shows_the_means_of_the_scores(opened: Opened, folder: Path) -> 
                 assert shown.startswith("–")
             else:
                 assert float(exact) == pytest.approx(means[metric], rel=1e-5)
+
+
+def test_paths_of_different_density_are_said_on_the_page(browser: Any, folder: Path, tmp_path: Path) -> None:
+    read = [read_run(str(folder / name)) for name in ("planted", "half")]
+    write_page(collect([read[0], replace(read[1], dense=1.0)], find_scans(read, FIXTURE)), tmp_path / "page.html")
+    opened = Opened(browser, tmp_path / "page.html")
+    assert re.search(r"frame interval differ \(planted \d+, half 1\)", opened.text("#summary-note"))
+    assert opened.faults == []
+    opened.context.close()
 
 
 def test_the_step_marked_in_the_picture_is_the_one_in_the_scores(browser: Any, folder: Path) -> None:
