@@ -104,7 +104,7 @@ def convergence(run: Path, dataset: Path, strides: tuple[int, ...] = (1, 2, 3)) 
     found = []
     for key in scans.keys:
         saved = read_prediction(run, key)
-        if saved is None:
+        if saved is None or saved.path_failure:
             continue
         try:
             scan = scans.load(key)
