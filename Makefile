@@ -2,6 +2,7 @@
 # make demo     the main job end to end: label, train, export, OpenMM, LAMMPS, FSD, report
 # make test     the tests
 # make lint     style and types
+# make sanitize the LAMMPS plugin under address and undefined-behaviour sanitizers (minutes)
 # Another place for the environment (about 8 GB): make VENV=DIR demo
 
 VENV   ?= .venv
@@ -12,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp per checkout and per pyproject.toml, so that several clones can share one environment.
 STAMP := $(VENV)/.mindscaip-$(shell (pwd; cat pyproject.toml) | sha256sum | cut -c1-16)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint sanitize clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -34,6 +35,9 @@ demo: setup
 
 test: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
+
+sanitize: setup
+	@MINDSCAIP_SANITIZE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lammps/test_sanitizer.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -4,10 +4,12 @@
 
 #include "atom.h"
 #include "comm.h"
+#include "compute.h"
 #include "domain.h"
 #include "error.h"
 #include "force.h"
 #include "memory.h"
+#include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "update.h"
@@ -363,6 +365,13 @@ void PairMindscaip::init_style()
                "pair_style mindscaip: 'neigh_modify include' hides neighbours from the model; use 'neigh_modify include all'");
   if (CommGroup::of(comm))
     error->all(FLERR, "pair_style mindscaip: 'comm_modify group' hides neighbours from the model; use 'comm_modify group all'");
+
+  bool heat_flux = false;
+  for (const Compute *compute : modify->get_compute_list()) heat_flux |= std::string(compute->style) == "heat/flux";
+  if (heat_flux && !told_heat_flux && comm->me == 0)
+    error->warning(FLERR, "pair_style mindscaip: compute heat/flux lacks the heat that message passing moves between atoms; see "
+                          "'Heat flux' in docs/lammps.md before using it for Green-Kubo");
+  told_heat_flux |= heat_flux;
 
   seconds = Seconds();
   calls = 0;

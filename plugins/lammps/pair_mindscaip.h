@@ -89,6 +89,7 @@ class PairMindscaip : public Pair {
   mindscaip::ModelOutput output{};
   double energy_factor = 1.0;    // eV to the energy unit of the run
   bool timing = false;
+  bool told_heat_flux = false;
   Seconds seconds;
   bigint calls = 0;
 };

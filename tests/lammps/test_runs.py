@@ -109,6 +109,7 @@ print "overlay: $(c_mine:%.17g)"
     found = numbers(text, "flux")
     assert np.abs(expected).max() > 1.0
     assert found == pytest.approx(expected, rel=1e-7)
+    assert text.count("compute heat/flux lacks the heat that message passing moves") == 1  # of all runs of the input
 
     energy, volume = numbers(text, "npt")
     _, last = read_dump(tmp_path / "all.dump", 4)

