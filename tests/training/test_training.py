@@ -272,14 +272,16 @@ class Scorer:
 
     def __init__(self) -> None:
         self.weights: list[dict[str, torch.Tensor]] = []
+        self.told: list[tuple[str, bool]] = []
 
-    def __call__(self, epoch, step, predictor):
+    def __call__(self, epoch, step, predictor, *, stage, final):
         assert not predictor.training
+        self.told.append((stage, final))
         self.weights.append({name: tensor.clone() for name, tensor in predictor.model.state_dict().items()})
         return {"wiggles": float(abs(epoch - 2)), "seconds": 0.5} if epoch % 2 == 0 else {}
 
-    def select(self, score, values):
-        return values.get("wiggles", math.inf)
+    def select(self, score, values, best):
+        return values.get("wiggles", math.inf), best
 
 
 def test_a_callback_sees_the_averaged_weights_and_may_choose(data_file, tmp_path, monkeypatch):
@@ -292,6 +294,7 @@ def test_a_callback_sees_the_averaged_weights_and_may_choose(data_file, tmp_path
     assert [row["wiggles"] for row in rows] == ["", "0.0", "", "2.0"]
     assert [row["seconds"] for row in rows] == ["", "0.5", "", "0.5"]
     assert load_checkpoint(tmp_path / "run" / "best.pt")["progress"]["epoch"] == 2
+    assert scorer.told == [("training", False)] * 3 + [("training", True)]
     assert len(scorer.weights) == 4
     for name, tensor in scorer.weights[-1].items():
         assert torch.equal(tensor, state["ema"][name]), name
