@@ -20,7 +20,6 @@ from mindscaip.data.collection import Collection
 from mindscaip.data.formats import STORE_SUFFIXES, read_structures
 from mindscaip.data.reference import force_scale, read_isolated_energies, reference_energies
 from mindscaip.data.splits import (
-    Leakage,
     find_leakage,
     molecules,
     shared_molecules,
@@ -84,7 +83,8 @@ def train(config: Config) -> dict[str, Any]:
     if processes.is_first:
         _write_config(config)
         if data.leakage:
-            console.print(f"warning: training and validation data are not independent: {data.leakage}", soft_wrap=True)
+            what = "warning: training and validation data are not independent" if config.data.val_files else "note"
+            console.print(f"{what}: {data.leakage}", markup=False, soft_wrap=True)
     return _fit(fabric, config, data, record, None)
 
 
@@ -223,7 +223,8 @@ def _leakage(train: Collection, val: Collection, settings: DataConfig) -> str:
     if not shared or len(set(molecules(train))) == 1:
         return ""  # of a single molecule every split has conformers in both parts
     cure = "" if settings.split_file else "; data.split=group keeps the structures of a molecule in one part"
-    return f"{Leakage(shared, 0, ())}{cure}"
+    names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+    return f"{len(shared)} molecules are in both parts ({names}), so validation says little about other molecules{cure}"
 
 
 def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
