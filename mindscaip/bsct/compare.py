@@ -179,9 +179,19 @@ def _same_scan(
     minima = [run.get("reference_minima", {}).get(key) for run in (run_a, run_b)]
     return (
         all(a[name] == b[name] for name in ("num_atoms", "num_frames", "formula"))
-        and abs(a["minimum_bond_length"] - b["minimum_bond_length"]) <= LENGTH_TOLERANCE
-        and (None in minima or abs(minima[0] - minima[1]) <= ENERGY_TOLERANCE)
+        and same_length(a["minimum_bond_length"], b["minimum_bond_length"])
+        and (None in minima or same_energy(*minima))
     )
+
+
+def same_length(a: float, b: float) -> bool:
+    """Whether two bond lengths in A are of the same frame, whatever layout they were read from; NaN never is."""
+    return abs(a - b) <= LENGTH_TOLERANCE
+
+
+def same_energy(a: float, b: float) -> bool:
+    """The same for two reference energies in eV."""
+    return abs(a - b) <= ENERGY_TOLERANCE
 
 
 def _difference(

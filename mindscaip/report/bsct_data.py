@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase.symbols import Symbols
 
-from mindscaip.bsct.compare import ENERGY_TOLERANCE, LENGTH_TOLERANCE, density, density_note
+from mindscaip.bsct.compare import density, density_note, same_energy, same_length
 from mindscaip.bsct.dataset import Scan, ScanError, ScanSet, open_scans
 from mindscaip.bsct.fsd import squared_force_change
 from mindscaip.bsct.intrinsic import fsd_intrinsic
@@ -244,7 +244,7 @@ def _scored_on(run: Run, scans: ScanSet) -> bool:
 def _same_minimum(a: Run, b: Run, key: str) -> bool:
     lengths = [run.rows[key].get("minimum_bond_length", math.nan) for run in (a, b)]
     energies = [run.minima.get(key, math.nan) for run in (a, b)]
-    return abs(lengths[0] - lengths[1]) <= LENGTH_TOLERANCE and abs(energies[0] - energies[1]) <= ENERGY_TOLERANCE
+    return same_length(*lengths) and same_energy(*energies)
 
 
 def _same_scan(scan: Scan, prediction: ScanPrediction, run: Run) -> bool:
@@ -255,8 +255,8 @@ def _same_scan(scan: Scan, prediction: ScanPrediction, run: Run) -> bool:
         return True
     return (
         prediction.bond_length is not None
-        and np.allclose(prediction.bond_length, scan.bond_length, rtol=0, atol=LENGTH_TOLERANCE)
-        and abs(run.minima.get(scan.key, math.nan) - scan.energy.min()) <= ENERGY_TOLERANCE
+        and all(map(same_length, prediction.bond_length, scan.bond_length))
+        and same_energy(run.minima.get(scan.key, math.nan), scan.energy.min())
     )
 
 

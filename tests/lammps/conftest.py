@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -74,3 +75,21 @@ def run_lammps_in(plugin: Path) -> RunLammps:
 def run_lammps(run_lammps_in: RunLammps, tmp_path: Path) -> RunLammps:
     """:func:`run_lammps_in` the test's own folder."""
     return partial(run_lammps_in, tmp_path)
+
+
+@pytest.fixture
+def run_python(plugin: Path, tmp_path: Path) -> Callable[[str, str], subprocess.CompletedProcess]:
+    """``run_python(program, argument)`` runs a Python program, for LAMMPS as a module, in the test's own folder."""
+
+    def run(program: str, argument: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", program, argument],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run

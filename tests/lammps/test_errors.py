@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -226,17 +225,9 @@ except Exception as error:
 """
 
 
-def test_positions_that_are_not_finite(plugin: Path, model: Path, tmp_path: Path) -> None:
+def test_positions_that_are_not_finite(run_python, model: Path, tmp_path: Path) -> None:
     text = script(after="fix 1 all nve\nneigh_modify every 1000 delay 1000 check no\n", run="run 1\n")
-    done = subprocess.run(
-        [sys.executable, "-c", NOT_FINITE, text],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(NOT_FINITE, text)
     assert done.returncode == 0, done.stdout
     assert "REFUSED" in done.stdout
     assert "atom 1 (type 1)" in done.stdout
@@ -262,17 +253,9 @@ print("second", lmp.get_thermo("pe"))
 """
 
 
-def test_nothing_of_a_model_outlives_a_refused_pair_style(plugin: Path, model: Path, tmp_path: Path) -> None:
+def test_nothing_of_a_model_outlives_a_refused_pair_style(run_python, model: Path, tmp_path: Path) -> None:
     """Under Python an error is an exception, and the next command finds no model instead of half of one."""
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSED_STYLE, script()],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(REFUSED_STYLE, script())
     assert done.returncode == 0, done.stdout
     assert "ACCEPTED" not in done.stdout
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,17 +193,9 @@ print(repr(instances[1].get_thermo("pe")))
 """
 
 
-def test_python_module_finds_the_style(plugin: Path, crystal: Structure, tmp_path: Path) -> None:
+def test_python_module_finds_the_style(run_python, crystal: Structure, tmp_path: Path) -> None:
     script = setup() + f"pair_style mindscaip '{MODEL}'\npair_coeff * * H C O\nthermo_modify norm no\nrun 0\n"
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARY, script],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(LIBRARY, script)
     assert done.returncode == 0, done.stdout
     energies = [float(line) for line in done.stdout.split()]
     expected = python_reference(MODEL, crystal).energy
