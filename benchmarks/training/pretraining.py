@@ -1,27 +1,26 @@
 """Does direct-force pre-training with denoising pay? Training from scratch against both stages, at equal wall time.
 
 ``python -m benchmarks.training.pretraining CONFIG.yaml [key=value]... --minutes M --test TEST.xyz -o FOLDER`` (from
-the root of the repository) trains ``FOLDER/scratch`` for M minutes and ``FOLDER/pretrained`` for M minutes in two
-stages, of which the first gets ``--share`` of the time, and prints the errors of both on the test structures as a
-Markdown table. Ctrl-C or SIGTERM saves; the same command goes on, or prints the table if all is done. Run nothing else
-meanwhile.
+the root of the repository) trains ``FOLDER/scratch`` for M minutes and, side by side, ``FOLDER/pretrained`` for M
+minutes in two stages, of which the first gets ``--share`` of the time, and prints the errors of both on the test
+structures as a Markdown table. Ctrl-C saves; the same command goes on, or prints the table if all is done.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from mindscaip.config import load_config
+from benchmarks.accuracy.data import mindscaip
 from mindscaip.contract import load_exported
 from mindscaip.data.formats import read_structures
 from mindscaip.engines.batched import evaluate
 from mindscaip.export import export_run
 from mindscaip.metrics import error_statistics
 from mindscaip.training.checkpoint import PRETRAINED, load_checkpoint
-from mindscaip.training.interrupt import Interrupted
-from mindscaip.training.prepare import CONFIG_FILE, resume, train
+from mindscaip.training.prepare import CONFIG_FILE
 
 COLUMNS = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
 
@@ -32,6 +31,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="wall time of each run")
     parser.add_argument("--share", type=float, default=0.4, help="part of it for the pre-training")
     parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--in-turn", action="store_true", help="one training after the other, for want of cores")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     first = options.share * options.minutes
@@ -43,12 +44,15 @@ def main() -> None:
             f"training.max_minutes={options.minutes - first}",
         ],
     }
+    commands = []
     for name, times in runs.items():
         folder = options.output / name
         if (folder / CONFIG_FILE).exists():
-            resume(folder)
+            commands.append(["train", "--resume", str(folder)])
         else:
-            train(load_config([*options.config, "training.epochs=100000", *times, f"run={folder}"]))
+            commands.append(["train", *options.config, "training.epochs=100000", *times, f"run={folder}"])
+    with ThreadPoolExecutor(1 if options.in_turn else len(commands)) as pool:
+        list(pool.map(partial(mindscaip, threads=options.threads), commands))
 
     structures = list(read_structures(options.test))
     checkpoints = {
@@ -71,8 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Interrupted as stopped:
-        print(stopped.message, file=sys.stderr)
-        sys.exit(128 + stopped.signal)
+    main()

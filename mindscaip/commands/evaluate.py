@@ -141,7 +141,7 @@ def evaluate_command(
     if found.without_stress:
         console.print(
             f"{found.without_stress} periodic structures have no stress that is known by its name; if they have one, "
-            "name it with --stress-key",
+            "name it with --stress-key (of a store, when it is imported)",
             markup=False,
             soft_wrap=True,
         )

@@ -146,13 +146,13 @@ class Collection(Sequence[Structure]):
                 part.release()
 
     def count_stresses(self) -> int:
-        """How many structures have a stress."""
+        """How many structures, of those that are periodic in all directions, have a stress."""
         labelled = [
-            ~np.isnan(part.stresses).any(axis=(1, 2))
+            ~np.isnan(part.stresses).any(axis=(1, 2)) & part.pbc.astype(bool).all(axis=1)
             if isinstance(part, Store) and part.has_stress
             else np.zeros(len(part), dtype=bool)
             if isinstance(part, Store)
-            else np.array([structure.stress is not None for structure in part], dtype=bool)
+            else np.array([s.stress is not None and bool(s.pbc.all()) for s in part], dtype=bool)
             for part in self.parts
         ]
         return int(np.concatenate([*labelled, np.empty(0, dtype=bool)])[self.indices].sum())

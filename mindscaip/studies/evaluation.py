@@ -27,7 +27,7 @@ from mindscaip.data.checks import check_structures, raise_on_error
 from mindscaip.data.importing import checked
 from mindscaip.data.point import CalculationError, single_point, unpaired_electrons
 from mindscaip.data.readers import SourceSettings, files_of
-from mindscaip.data.readers.base import FileUnits, subset_of
+from mindscaip.data.readers.base import ISOLATED_GROUP, FileUnits, subset_of
 from mindscaip.data.structure import Structure
 from mindscaip.engines.batched import DEFAULT_BATCH_SIZE, Prediction, evaluate, evaluate_stream
 from mindscaip.errors import MindscaipError
@@ -315,6 +315,8 @@ def read_labelled(paths: Sequence[Path], settings: SourceSettings | None = None)
 
 def _with_labels(structures: Iterator[Structure], file: Path) -> Iterator[Structure]:
     for number, structure in enumerate(structures):
+        if structure.group == ISOLATED_GROUP:
+            continue  # a reference energy, as for the import, and no structure of a subset
         for name, value in (("energy", structure.energy), ("forces", structure.forces)):
             if value is None or not np.isfinite(value).all():
                 raise MindscaipError(

@@ -77,7 +77,10 @@ class CurvesFile:
         rows: Iterable[dict[str, Any]] = []
         if resume_step and path.is_file():
             with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if int(row["step"]) <= resume_step]
+            # What a run no longer measures stays where it was measured.
+            self._columns += [name for name in reader.fieldnames or () if name not in columns]
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()

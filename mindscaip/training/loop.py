@@ -15,7 +15,7 @@ from mindscaip.config import Config
 from mindscaip.console import console
 from mindscaip.errors import MindscaipError
 from mindscaip.training.batch import Batch
-from mindscaip.training.batches import EpochBatches, check_batch_atoms, validation_batches
+from mindscaip.training.batches import EpochBatches, validation_batches
 from mindscaip.training.callbacks import Callback
 from mindscaip.training.checkpoint import BEST, LAST, PRETRAINED, Progress
 from mindscaip.training.dataset import StructureDataset
@@ -77,11 +77,9 @@ def fit(
         columns.append(NOISE_COLUMN)
     if any(stage.settings.loss.stress > 0 for stage in stages):
         columns += STRESS_COLUMNS
-    for stage in stages:
-        check_batch_atoms(train_set.num_atoms, stage.settings.batch_atoms)
-    logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     if resume is not None:
         stages = remaining(stages, resume)
+    logs = open_logs(config, columns, resume["progress"]["step"] if resume else 0) if processes.is_first else []
     state = resume
     with ExitStack() as exits:
         for log in logs:
@@ -107,7 +105,9 @@ def train_stage(run: StageRun, training: Training) -> None:
     clock = Clock(progress.minutes)
     saved = progress.minutes
     training.bar.begin(run.stage.name, progress.step - progress.first_step)
-    progress.finished = _finished(run)  # not what the checkpoint says: epochs or time may have been added
+    # A finished stage goes on if epochs or time were added. One that was stopped when its time was over is not finished
+    # yet: its validation is still to come, after one more step if it was between two epochs.
+    progress.finished = progress.finished and _finished(run)
     while not progress.finished:
         batches = EpochBatches(
             training.train_set,
@@ -130,14 +130,14 @@ def train_stage(run: StageRun, training: Training) -> None:
                 progress.minutes = agreed.minutes
                 if agreed.signal:
                     _stop(run, training, agreed.signal)
-                if _over(progress, settings.max_minutes) and progress.epoch_step > 0:
+                if _finished(run) and progress.epoch_step > 0:
                     break
                 if progress.minutes - saved > settings.checkpoint_minutes:
                     run.save(training.folder / LAST)
                     saved = progress.minutes
                 epochs = progress.epoch - progress.first_epoch + progress.epoch_step / steps
                 position = schedule_position(epochs, progress.minutes, settings)
-                rate = learning_rate(position, epochs, settings)
+                rate = learning_rate(position, epochs, progress.minutes, settings)
 
                 assert batch is not None
                 loss, terms = run.loss(batch.to(run.device), agreed.counts)
@@ -182,11 +182,8 @@ def _next(batches: Iterator[Batch]) -> tuple[Batch | None, str]:
 
 def _finished(run: StageRun) -> bool:
     progress, settings = run.progress, run.stage.settings
-    return progress.epoch - progress.first_epoch >= settings.epochs or _over(progress, settings.max_minutes)
-
-
-def _over(progress: Progress, max_minutes: float | None) -> bool:
-    return max_minutes is not None and progress.minutes >= max_minutes
+    over = settings.max_minutes is not None and progress.minutes >= settings.max_minutes
+    return over or progress.epoch - progress.first_epoch >= settings.epochs
 
 
 def _count(progress: Progress, loss: float, sums: dict[str, float], counts: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
@@ -32,17 +33,20 @@ from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
 from mindscaip.files import atomic_path
 from mindscaip.graph.diffknn import list_cutoff
+from mindscaip.training.batches import check_batch_atoms
 from mindscaip.training.callbacks import Callback
 from mindscaip.training.checkpoint import LAST, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.distributed import Processes, launch
 from mindscaip.training.logs import check_loggers
 from mindscaip.training.loop import fit
-from mindscaip.training.stages import TRAINING
+from mindscaip.training.stages import TRAINING, remaining, stages_of
 
 CONFIG_FILE = "config.yaml"
 FITTED = "none"
 """In place of a file of isolated atoms: reference energies are fitted although some are known."""
+SAME_ENERGY = 1e-6
+"""eV; energies of an isolated atom that differ by less are one, written with other digits."""
 CHANGEABLE = ("training", "pretraining", "smoothness", "accelerator", "devices", "num_nodes")
 """Sections of the configuration that may change when a run goes on."""
 
@@ -69,23 +73,22 @@ def train(config: Config) -> dict[str, Any]:
     fabric = launch(config)
     processes = Processes(fabric)
 
-    def begin() -> tuple[TrainingData, dict[str, Any]]:
+    def begin() -> tuple[TrainingData, Prepared]:
         if processes.is_first and (folder / CONFIG_FILE).exists():
             raise MindscaipError(
                 f"{folder} already holds a run; go on with it by 'mindscaip train --resume {folder}' "
                 "or give another run=FOLDER"
             )
         data = read_data(config.data)
-        _check_stress(config, data.train)
-        return data, make_record(config, data)
+        return data, _prepare(config, data, processes.is_first)
 
-    data, record = processes.together(begin)
+    data, prepared = processes.together(begin)
     if processes.is_first:
         _write_config(config)
         if data.leakage:
             what = "warning: training and validation data are not independent" if config.data.val_files else "note"
             console.print(f"{what}: {data.leakage}", markup=False, soft_wrap=True)
-    return _fit(fabric, config, data, record, None)
+    return _fit(fabric, config, prepared, None)
 
 
 def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -114,42 +117,81 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     fabric = launch(config)
     processes = Processes(fabric)
 
-    def begin() -> tuple[TrainingData, dict[str, Any], dict[str, Any] | None]:
+    def begin() -> tuple[Prepared, dict[str, Any] | None]:
         data = read_data(config.data)
         state = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
         if state is not None and "progress" not in state:
             raise MindscaipError(f"{folder / LAST} is of an older mindscaip, which can be exported but not resumed")
         if state is not None and state["record"]["data_sha256"] != data.sha256:
             raise MindscaipError(f"the data of the run in {folder} have changed since it started; start a new run")
-        _check_stress(config, data.train)
-        past = state is not None and config.pretraining.epochs > 0 and state["stage"] == TRAINING
-        late = [change for change in changes if change.startswith("pretraining.")]
-        if past and late:
-            raise MindscaipError(f"the run in {folder} is past its pre-training; leave {late[0]} out")
-        return data, make_record(config, data), state
+        if state is not None:
+            past = state["stage"] == TRAINING or state["progress"]["finished"]
+            late = [change for change in changes if change.startswith("pretraining.")]
+            if past and late:
+                raise MindscaipError(f"the run in {folder} is past its pre-training, or has none; leave {late[0]} out")
+            remaining(stages_of(config), state)
+        return _prepare(config, data, processes.is_first), state
 
-    data, record, state = processes.together(begin)
+    prepared, state = processes.together(begin)
     if processes.is_first and changes:
-        _write_config(config)
-    return _fit(fabric, config, data, record, state)
+        _write_config(config)  # now that nothing of it was refused
+    return _fit(fabric, config, prepared, state)
 
 
-def _check_stress(config: Config, train: Collection) -> None:
-    """A term of the loss without a label would be 0 in silence.
+@dataclass(frozen=True)
+class Prepared:
+    """What the loop is given; ``callbacks`` are those of the first process."""
+
+    train_set: StructureDataset
+    val_set: StructureDataset
+    record: dict[str, Any]
+    callbacks: list[Callback]
+
+
+def _prepare(config: Config, data: TrainingData, is_first: bool) -> Prepared:
+    """Make everything that can turn out wrong, before anything of the run is written.
 
     Raises:
-        MindscaipError: the loss weighs a stress that no training structure has.
+        MindscaipError: labels, batches or scans that do not fit the configuration.
+    """
+    _check_stress(config, data.train, is_first)
+    record = make_record(config, data)
+    reach = list_cutoff(config.model.graph.cutoff, config.model.graph.d0)
+    memory, workers = config.data.cache_mb, config.data.workers
+    train_set = StructureDataset(data.train, reach, cache_mb=memory, workers=workers)
+    val_set = StructureDataset(data.val, reach, cache_mb=memory)
+    for stage in stages_of(config):
+        check_batch_atoms(train_set.num_atoms, stage.settings.batch_atoms)
+    callbacks: list[Callback] = []
+    if is_first and config.smoothness != SmoothnessConfig():
+        from mindscaip.training.smoothness import make_monitor  # brings bond scans and engines with it
+
+        monitor = make_monitor(config, record["elements"])
+        callbacks += [] if monitor is None else [monitor]
+    return Prepared(train_set, val_set, record, callbacks)
+
+
+def _check_stress(config: Config, train: Collection, is_first: bool) -> None:
+    """A term of the loss without a label, or without a prediction, would be a constant in silence.
+
+    Raises:
+        MindscaipError: the loss weighs a stress that no training structure has, or that the model does not predict.
     """
     weight = config.training.loss.stress
     if weight == 0:
         return
+    if config.model.head == "direct":
+        raise MindscaipError(
+            f"training.loss.stress = {weight:g}, but a model with direct forces has no stress; set it to 0, or take "
+            "model.head=conservative"
+        )
     labelled = train.count_stresses()
     if labelled == 0:
         raise MindscaipError(
-            f"training.loss.stress = {weight:g}, but none of the {len(train)} training structures has a stress; set it "
-            "to 0, or name the label (data.stress_key, or --stress-key at import)"
+            f"training.loss.stress = {weight:g}, but none of the {len(train)} training structures is periodic and has "
+            "a stress; set it to 0, or name the label (data.stress_key, or --stress-key at import)"
         )
-    if labelled < len(train):
+    if labelled < len(train) and is_first:
         console.print(f"{labelled} of {len(train)} training structures have a stress", soft_wrap=True)
 
 
@@ -158,25 +200,8 @@ def _write_config(config: Config) -> None:
         temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def _fit(
-    fabric: Fabric, config: Config, data: TrainingData, record: dict[str, Any], state: dict[str, Any] | None
-) -> dict[str, Any]:
-    reach = list_cutoff(config.model.graph.cutoff, config.model.graph.d0)
-    processes = Processes(fabric)
-
-    def callbacks() -> list[Callback]:
-        if config.smoothness == SmoothnessConfig() or not processes.is_first:
-            return []
-        from mindscaip.training.smoothness import make_monitor  # brings bond scans and engines with it
-
-        monitor = make_monitor(config, record["elements"])
-        return [] if monitor is None else [monitor]
-
-    scorers = processes.together(callbacks)
-    memory, workers = config.data.cache_mb, config.data.workers
-    train_set = StructureDataset(data.train, reach, cache_mb=memory, workers=workers)
-    val_set = StructureDataset(data.val, reach, cache_mb=memory)
-    return fit(fabric, config, train_set, val_set, record, state, scorers)
+def _fit(fabric: Fabric, config: Config, prepared: Prepared, state: dict[str, Any] | None) -> dict[str, Any]:
+    return fit(fabric, config, prepared.train_set, prepared.val_set, prepared.record, state, prepared.callbacks)
 
 
 def read_data(settings: DataConfig) -> TrainingData:
@@ -187,17 +212,18 @@ def read_data(settings: DataConfig) -> TrainingData:
     """
     if not settings.train_files:
         raise MindscaipError("no training data: give data.train=FILE (.h5 store or extended xyz)")
-    structures, isolated = _read(settings.train_files, settings)
+    structures, alone = _read(settings.train_files, settings)
     if settings.val_files and settings.split_file:
         raise MindscaipError(
             f"data.val={settings.val} and data.split_file={settings.split_file} both say what validates; give one"
         )
     if settings.val_files:
-        train, val = structures, _read(settings.val_files, settings)[0]
-    elif settings.split_file:
-        train, val = split_by_file(structures, settings.split_file)
+        others, alone_there = _read(settings.val_files, settings)
+        train, val = _without(structures, alone), _without(others, alone_there)
+    elif settings.split_file:  # its indices count the isolated atoms
+        train, val = (_without(part, alone) for part in split_by_file(structures, settings.split_file))
     else:
-        train, val = split_by_rule(structures, settings.split, settings.val_fraction)
+        train, val = split_by_rule(_without(structures, alone), settings.split, settings.val_fraction)
     if not len(train) or not len(val):
         raise MindscaipError(
             f"{settings.train} leaves {len(train)} structures to train on and {len(val)} to validate on; give more"
@@ -211,7 +237,8 @@ def read_data(settings: DataConfig) -> TrainingData:
             f"the validation part has {', '.join(foreign)}, which no training structure has; choose another split "
             "(data.split, data.split_file, a larger data.max_train), or leave these structures out"
         )
-    return TrainingData(train, val, _isolated(settings, isolated), _sha256(settings), _leakage(train, val, settings))
+    isolated = _isolated(settings, structures.select(alone))
+    return TrainingData(train, val, isolated, _sha256(settings), _leakage(train, val, settings))
 
 
 def _leakage(train: Collection, val: Collection, settings: DataConfig) -> str:
@@ -253,51 +280,52 @@ def make_record(config: Config, data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _read(paths: list[str], settings: DataConfig) -> tuple[Collection, dict[str, float]]:
-    """The structures, and the energies of isolated atoms that stand among those of extended XYZ, in eV."""
+def _read(paths: list[str], settings: DataConfig) -> tuple[Collection, np.ndarray]:
+    """The structures, and the indices of isolated atoms among those of extended XYZ."""
     parts: list[Store | list[Structure]] = []
-    isolated: dict[str, float] = {}
+    alone: list[int] = []
+    count = 0
     for path in paths:
         if Path(path).suffix.lower() in STORE_SUFFIXES and Path(path).is_file():
             parts.append(Store(path))
-            continue
-        energy, forces, stress = settings.energy_key, settings.forces_key, settings.stress_key
-        structures = list(read_structures(path, energy_key=energy, forces_key=forces, stress_key=stress))
-        atoms = [s for s in structures if len(s) == 1 and not s.pbc.any()]
-        for atom in atoms:
-            known = isolated.setdefault(atom.symbols[0], float(atom.energy or 0.0))
-            if known != atom.energy:
-                raise MindscaipError(
-                    f"{path} has an isolated {atom.symbols[0]} atom with {atom.energy} eV after one with {known} eV; "
-                    "keep one of them"
-                )
-        parts.append([s for s in structures if len(s) > 1 or s.pbc.any()])
-    return Collection(parts), isolated
+        else:
+            energy, forces, stress = settings.energy_key, settings.forces_key, settings.stress_key
+            found = list(read_structures(path, energy_key=energy, forces_key=forces, stress_key=stress))
+            alone += [count + k for k, s in enumerate(found) if len(s) == 1 and not s.pbc.any()]
+            parts.append(found)
+        count += len(parts[-1])
+    return Collection(parts), np.array(alone, dtype=np.int64)
 
 
-def _isolated(settings: DataConfig, found: dict[str, float]) -> dict[str, float] | None:
-    """Energies of the isolated atoms from their own file, else those that the training files agree on."""
+def _without(structures: Collection, left_out: np.ndarray) -> Collection:
+    return structures.select(structures.indices[~np.isin(structures.indices, left_out)])
+
+
+def _isolated(settings: DataConfig, atoms: Collection) -> dict[str, float] | None:
+    """Energies of the isolated atoms (eV) from their own file, else those that the training files agree on."""
     if settings.isolated.lower() == FITTED:
         return None
     if settings.isolated:
         return read_isolated_energies(settings.isolated, energy_key=settings.energy_key)
-    energies = dict(found)
+    known = [(", ".join(settings.train_files), atom.symbols[0], float(atom.energy or 0.0)) for atom in atoms]
     for path in settings.train_files:
         if Path(path).suffix.lower() in STORE_SUFFIXES:
             with Store(path) as store:
-                for symbol, energy in store.isolated_energies.items():
-                    if energies.setdefault(symbol, energy) != energy:
-                        raise MindscaipError(
-                            f"{path} has {energy} eV for an isolated {symbol} atom, another training file "
-                            f"{energies[symbol]}: levels of theory do not mix; give data.isolated=FILE if it is one"
-                        )
+                known += [(path, symbol, energy) for symbol, energy in store.isolated_energies.items()]
+    energies: dict[str, float] = {}
+    for path, symbol, energy in known:
+        if abs(energies.setdefault(symbol, energy) - energy) > SAME_ENERGY:
+            raise MindscaipError(
+                f"{path} has {energy} eV for an isolated {symbol} atom after one with {energies[symbol]} eV: levels of "
+                "theory do not mix; give data.isolated=FILE if it is one"
+            )
     return energies or None
 
 
 def _sha256(settings: DataConfig) -> str:
     digest = hashlib.sha256()
     isolated = "" if settings.isolated.lower() == FITTED else settings.isolated
-    for name in filter(None, (*settings.train_files, *settings.val_files, isolated)):
+    for name in filter(None, (*settings.train_files, *settings.val_files, isolated, settings.split_file)):
         with open(name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

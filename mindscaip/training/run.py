@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -62,16 +63,16 @@ class StageRun:
         self._optimizer.load_state_dict(state["optimizer"])
         for group, decay in zip(self._optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay  # that of the configuration, which may have changed
-        self.progress = Progress(**state["progress"])
-        if self.progress.epoch_step and self._other_batches(state):
-            # The steps behind are of another order: the epoch begins again, from the weights as they are.
-            self.progress.epoch_step, self.progress.sums, self.progress.counts = 0, {}, {}
-
-    def _other_batches(self, state: dict[str, Any]) -> bool:
-        """Whether the batches of an epoch are other ones than those of the run that wrote the checkpoint."""
+        progress = self.progress = Progress(**state["progress"])
         before = next(s for s in stages_of(parse_config(state["config"])) if s.name == self.stage.name).settings
         now = self.stage.settings
-        return any(getattr(before, name) != getattr(now, name) for name in ("batch_size", "batch_atoms", "seed"))
+        others = [name for name in ("batch_size", "batch_atoms", "seed") if getattr(before, name) != getattr(now, name)]
+        if progress.epoch_step and others:
+            # The steps behind are of another order: the epoch begins again, from the weights as they are.
+            progress.epoch_step, progress.sums, progress.counts = 0, {}, {}
+        if before.loss != now.loss:
+            # Scores and losses of other weights do not compare: the next validation is the best, and gets a new level.
+            progress.best, progress.loss_level = math.inf, 0.0
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds."""

@@ -35,8 +35,8 @@ def schedule_position(epochs: float, minutes: float, settings: TrainingConfig) -
     return min(1.0, max(epochs / settings.epochs, by_clock))
 
 
-def learning_rate(position: float, epochs: float, settings: TrainingConfig) -> float:
-    """Linear warm-up over ``warmup_epochs``, times a cosine down to the floor.
+def learning_rate(position: float, epochs: float, minutes: float, settings: TrainingConfig) -> float:
+    """Linear warm-up over ``warmup_epochs``, times a cosine down to the floor at ``position`` 1.
 
     Where the clock ends the stage, the warm-up takes at most :data:`MOST_WARMUP` of its time: an epoch can be longer
     than the whole stage.
@@ -46,7 +46,7 @@ def learning_rate(position: float, epochs: float, settings: TrainingConfig) -> f
     if epochs < settings.warmup_epochs:
         risen = epochs / settings.warmup_epochs
         if settings.max_minutes is not None:
-            risen = min(1.0, max(risen, position / MOST_WARMUP))
+            risen = min(1.0, max(risen, minutes / (MOST_WARMUP * settings.max_minutes)))
         rate *= settings.warmup_factor + (1.0 - settings.warmup_factor) * risen
     return settings.learning_rate * rate
 

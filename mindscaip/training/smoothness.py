@@ -19,9 +19,9 @@ What ``within`` chooses may be a checkpoint that was not the best when it was me
 Only checkpoints below the limit that no other one below it beats in both score and metric can ever be chosen, so the
 averaged weights of those alone are kept, in ``smoothness/`` of the run. A limit never rises, so nothing comes back.
 
-Scores are compared only with those of the same rule, metric and scans: a run that is resumed with others starts its
-history anew. With another tolerance or weight the history goes on, and the choice is among the checkpoints whose
-weights are still there: those that were kept, and the best one so far.
+Scores are compared only with those of the same rule, metric, scans and weights of the loss: a run that is resumed with
+others starts its history anew. With another tolerance or weight of the metric the history goes on, and the choice is
+among the checkpoints whose weights are still there: those that were kept, and the best one so far.
 
 Cost: the monitor times itself. With ``max_fraction`` a score is put off to a later validation until all scores so far
 and the next one together stay below that part of the training time, counted from the start of the run however often it
@@ -331,6 +331,7 @@ class SmoothnessMonitor:
             "metric": self.settings.metric,
             "dense": self.settings.dense,
             "scans": _digest(self.scans),
+            "loss": config.training.loss.model_dump(),
         }
         self._rows: list[Scored] = []
         self.changes = self._read()
@@ -476,7 +477,7 @@ class SmoothnessMonitor:
         if not changed or not rows:
             return ""
         texts = {name: f"{name}={value} instead of {before.get(name)}" for name, value in self._identity.items()}
-        texts["scans"] = "other scans or frames"
+        texts |= {"scans": "other scans or frames", "loss": "other weights of the loss"}
         return ", ".join(texts[name] for name in changed)
 
     def _write(self) -> None:

@@ -64,9 +64,11 @@ def validation_errors(
 def selection_score(errors: dict[str, float], settings: TrainingConfig) -> float:
     """The best checkpoint has the least weighted sum of validation errors (eV units), weighted as the loss is.
 
-    Without a stress in the validation part, the stress does not count.
+    Without a stress in the validation part, the stress does not count. NaN in energies or forces makes a score of NaN,
+    which is less than no other.
     """
     terms = {"energy": "energy_mae_meV_per_atom", "forces": "force_mae_meV_per_A", "stress": STRESS_MAE}
-    found = {term: errors.get(name, math.nan) for term, name in terms.items()}
+    if math.isnan(errors.get(STRESS_MAE, math.nan)):
+        del terms["stress"]
     weights = settings.loss.model_dump()
-    return sum(weights[term] * error for term, error in found.items() if not math.isnan(error)) / EV_TO_MEV
+    return sum(weights[term] * errors[name] for term, name in terms.items()) / EV_TO_MEV

@@ -439,3 +439,17 @@ def test_stores_are_taken_as_they_are_and_parts_of_a_set_by_name(tmp_path):
         errors_of(model, tmp_path / "a.h5", "--subset", "even-odder")
     with pytest.raises(MindscaipError, match="--energy-key U has no meaning here"):
         errors_of(model, tmp_path / "a.h5", "--energy-key", "U")
+
+
+def test_isolated_atoms_are_references_and_no_structures(tmp_path):
+    model = write_toy(tmp_path / "toy.pt", elements=("H", "C", "O"))
+    path = tmp_path / "set.xyz"
+    atom = "1\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-500.0 config_type=IsolatedAtom\nO 0 0 0 0 0 0\n"
+    frame = (
+        "2\nProperties=species:S:1:pos:R:3:forces:R:3 energy={} config_type=water\nO 0 0 0 0 0 0.1\nH 0 0 1 0 0 -0.1\n"
+    )
+    path.write_text(atom + frame.format(-1.0) + frame.format(-1.1))
+    for options in ((), ("--subset", "water")):
+        assert errors_of(model, path, "--no-check", *options)["structures"] == 2
+    with pytest.raises(MindscaipError, match="no structures of a subset like nothing"):
+        errors_of(model, path, "--no-check", "--subset", "nothing")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +22,17 @@ from mindscaip.data.store import Store, write_store
 from mindscaip.engines.batched import evaluate
 from mindscaip.errors import MindscaipError
 from mindscaip.export import export_run
+from mindscaip.training import loop
 from mindscaip.training.batch import Batch
 from mindscaip.training.batches import validation_batches
-from mindscaip.training.checkpoint import LAST, load_checkpoint
+from mindscaip.training.checkpoint import BEST, LAST, PRETRAINED, load_checkpoint
 from mindscaip.training.dataset import StructureDataset
 from mindscaip.training.denoising import Corruption
 from mindscaip.training.interrupt import Interrupted
+from mindscaip.training.logs import CurvesFile
 from mindscaip.training.prepare import read_data, resume, train
 from mindscaip.training.schedule import MOST_WARMUP, learning_rate
+from mindscaip.training.validation import STRESS_MAE, selection_score
 from tests.models import random_structure
 from tests.training.runs import config_for, curves, signal_at, write_data
 
@@ -68,28 +74,30 @@ def test_most_training_structures_are_a_sample(data: Path, tmp_path: Path) -> No
     assert some == taken("data.max_train=8")
 
 
-def test_isolated_atoms_among_the_frames_are_references(data: Path, tmp_path: Path) -> None:
+def with_isolated_atoms(data: Path, out: Path, energies: dict[str, list[float]]) -> list[Atoms]:
+    """The frames of ``data`` after isolated atoms, as extended XYZ; returns the frames."""
     frames = read(data, ":")
-    symbols = sorted({symbol for atoms in frames for symbol in atoms.symbols})
-    for number, symbol in enumerate(symbols):
-        atom = Atoms(symbol, positions=[[0, 0, 0]], info={"REF_energy": -10.0 - number})
-        atom.arrays["REF_forces"] = np.zeros((1, 3))
-        frames.append(atom)
-    for atoms in frames[: -len(symbols)]:
-        atoms.info["REF_energy"] = atoms.get_potential_energy()
-        atoms.arrays["REF_forces"] = atoms.get_forces()
-        atoms.calc = None
-    write(tmp_path / "with-atoms.xyz", frames, format="extxyz")
-    run = config_for(tmp_path / "run", tmp_path / "with-atoms.xyz")
+    atoms = []
+    for symbol, values in energies.items():
+        for value in values:
+            atoms.append(Atoms(symbol, positions=[[0, 0, 0]], info={"REF_energy": value}))
+            atoms[-1].arrays["REF_forces"] = np.zeros((1, 3))
+    for frame in frames:
+        frame.info["REF_energy"] = frame.get_potential_energy()
+        frame.arrays["REF_forces"] = frame.get_forces()
+        frame.calc = None
+    write(out, [*atoms, *frames], format="extxyz")
+    return frames
+
+
+def test_isolated_atoms_among_the_frames_are_references(data: Path, tmp_path: Path) -> None:
+    symbols = sorted({symbol for atoms in read(data, ":") for symbol in atoms.symbols})
+    with_isolated_atoms(data, tmp_path / "all.xyz", {symbol: [-10.0 - k] for k, symbol in enumerate(symbols)})
+    run = config_for(tmp_path / "run", tmp_path / "all.xyz")
     found = read_data(run.data)
     assert found.isolated == {symbol: -10.0 - number for number, symbol in enumerate(symbols)}
     assert len(found.train) + len(found.val) == 20
     assert read_data(run.data.model_copy(update={"isolated": "none"})).isolated is None
-    frames.append(Atoms(symbols[0], positions=[[0, 0, 0]], info={"REF_energy": -9.0}))
-    frames[-1].arrays["REF_forces"] = np.zeros((1, 3))
-    write(tmp_path / "twice.xyz", frames, format="extxyz")
-    with pytest.raises(MindscaipError, match=r"twice.xyz has an isolated .* atom with -9.0 eV after one with -10.0 eV"):
-        read_data(config_for(tmp_path / "run", tmp_path / "twice.xyz").data)
 
 
 def periodic(path: Path, count: int, labelled: int) -> Path:
@@ -108,6 +116,8 @@ def test_a_stress_in_the_loss_needs_stresses(data: Path, tmp_path: Path, capsys:
     with pytest.raises(MindscaipError, match=r"training.loss.stress = 10, but none of the 15 training structures"):
         train(config_for(tmp_path / "run", data, "training.loss.stress=10"))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(MindscaipError, match=r"stress = 10, but a model with direct forces has no stress"):
+        train(config_for(tmp_path / "run", data, "training.loss.stress=10", "model.head=direct"))
     some = periodic(tmp_path / "periodic.xyz", 12, 9)
     run = tmp_path / "stressed"
     state = train(config_for(run, some, "training.loss.stress=10", "training.epochs=2"))
@@ -139,14 +149,14 @@ def test_weight_decay_can_change_and_other_batches_begin_the_epoch_again(
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
     assert state["optimizer"]["param_groups"][1]["weight_decay"] == 0.0
     assert state["progress"]["step"] == 5 + 2 * 5  # two whole epochs of five steps
-    with pytest.raises(MindscaipError, match=r"none of the 15 training structures has a stress"):
+    with pytest.raises(MindscaipError, match=r"none of the 15 training structures is periodic and has"):
         resume(run, ["training.loss.stress=1"])
 
 
 def test_a_run_past_its_pretraining_does_not_take_changes_of_it(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(config_for(run, data, "pretraining.epochs=1", "training.epochs=1"))
-    with pytest.raises(MindscaipError, match=r"past its pre-training; leave pretraining.epochs=9 out"):
+    with pytest.raises(MindscaipError, match=r"past its pre-training, or has none; leave pretraining.epochs=9 out"):
         resume(run, ["pretraining.epochs=9"])
 
 
@@ -169,11 +179,14 @@ def test_a_stop_in_the_last_step_of_an_epoch_saves_before_the_validation(
 def test_the_warm_up_ends_within_the_wall_time() -> None:
     clocked = TrainingConfig(max_minutes=60.0, warmup_epochs=1.0, warmup_factor=0.2, learning_rate=1.0)
     # A third of an epoch at the end of the time: the warm-up is over after a twentieth.
-    assert learning_rate(0.0, 0.0, clocked) == pytest.approx(0.2)
-    assert learning_rate(MOST_WARMUP / 2, 0.33 * MOST_WARMUP / 2, clocked) == pytest.approx(0.6, rel=0.01)
-    assert learning_rate(0.5, 0.33 * 0.5, clocked) == pytest.approx(0.505, rel=1e-6)
-    by_epochs = clocked.model_copy(update={"max_minutes": None})
-    assert learning_rate(0.5, 0.5, by_epochs) == pytest.approx(0.6 * 0.505)
+    assert learning_rate(0.0, 0.0, 0.0, clocked) == pytest.approx(0.2)
+    half = MOST_WARMUP / 2
+    assert learning_rate(half, 0.33 * half, 60 * half, clocked) == pytest.approx(0.6, rel=0.01)
+    assert learning_rate(0.5, 0.33 * 0.5, 30.0, clocked) == pytest.approx(0.505, rel=1e-6)
+    # A limit that is far away changes nothing, and neither does none.
+    for limit in (None, 1e6):
+        by_epochs = clocked.model_copy(update={"max_minutes": limit})
+        assert learning_rate(0.5, 0.5, 1.0, by_epochs) == pytest.approx(0.6 * 0.505, rel=1e-4)
 
 
 def test_noise_of_all_atoms_has_no_common_shift() -> None:
@@ -218,5 +231,132 @@ def test_stresses_are_counted_in_stores_and_lists(tmp_path: Path) -> None:
         whole = Collection([part])
         assert whole.count_stresses() == 4
         assert whole.select(np.array([3, 4, 5])).count_stresses() == 1
+    half = [replace(s, pbc=np.array([True, True, False])) for s in listed]
+    write_store(tmp_path / "slab.h5", half)
+    for part in (half, Store(tmp_path / "slab.h5")):  # no volume, so no stress that a loss could use
+        assert Collection([part]).count_stresses() == 0
     write_store(tmp_path / "none.h5", [replace(s, stress=None) for s in listed])
     assert Collection([Store(tmp_path / "none.h5")]).count_stresses() == 0
+
+
+def test_a_split_file_counts_the_isolated_atoms(data: Path, tmp_path: Path) -> None:
+    symbols = sorted({symbol for atoms in read(data, ":") for symbol in atoms.symbols})
+    path, listed = tmp_path / "all.xyz", tmp_path / "validation.txt"
+    frames = with_isolated_atoms(data, path, {symbol: [-1.0] for symbol in symbols})
+    first = len(symbols)
+    listed.write_text(f"0\n{first}\n{first + 4}\n")
+    config = config_for(tmp_path / "run", path, f"data.split_file={listed}", "training.epochs=1")
+    found = read_data(config.data)
+    assert [s.energy for s in found.val] == pytest.approx([frames[k].info["REF_energy"] for k in (0, 4)])
+    assert len(found.train) == len(frames) - 2
+    assert found.isolated == dict.fromkeys(symbols, -1.0)
+    # Another list is another split, which a run does not go on with.
+    train(config)
+    listed.write_text(f"{first + 1}\n")
+    with pytest.raises(MindscaipError, match=r"the data of the run in .* have changed since it started"):
+        resume(tmp_path / "run")
+
+
+def test_isolated_atoms_that_disagree_are_refused_unless_others_are_given(data: Path, tmp_path: Path) -> None:
+    symbols = sorted({symbol for atoms in read(data, ":") for symbol in atoms.symbols})
+    path, other = tmp_path / "all.xyz", tmp_path / "val.xyz"
+
+    def isolated(*more: str) -> dict[str, float] | None:
+        return read_data(config_for(tmp_path / "run", path, *more).data).isolated
+
+    with_isolated_atoms(data, path, {symbol: [-1.0, -1.0 + 1e-8] for symbol in symbols})
+    assert isolated() == dict.fromkeys(symbols, -1.0)
+    # Those of the validation part are not used.
+    with_isolated_atoms(data, other, {symbols[0]: [-1.0, -2.0]})
+    assert isolated(f"data.val={other}") == dict.fromkeys(symbols, -1.0)
+    with_isolated_atoms(data, path, {symbol: [-1.0, -2.0] for symbol in symbols})
+    with pytest.raises(MindscaipError, match=r"has -2.0 eV for an isolated \w+ atom after one with -1.0 eV"):
+        isolated()
+    assert isolated("data.isolated=none") is None
+
+
+def test_a_start_that_was_refused_leaves_no_run_in_the_way(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(MindscaipError, match="batch_atoms = 3 is below the 7 atoms"):
+        train(config_for(run, data, "training.batch_atoms=3"))
+    assert not run.exists()
+    train(config_for(run, data, "training.batch_atoms=30", "training.epochs=1"))
+
+
+def test_a_change_that_is_refused_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    signal_at(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        train(config_for(run, data, "pretraining.epochs=3", "training.epochs=1"))
+    monkeypatch.undo()
+    before = [(run / name).read_text() for name in ("config.yaml", "curves.csv")]
+    for change, sentence in {
+        "pretraining.epochs=0": "keep pretraining.epochs above 0",
+        "training.batch_atoms=3": "batch_atoms = 3 is below",
+        "smoothness.scans=missing.h5": "missing.h5",
+        "training.loss.stress=1": "none of the 15",
+    }.items():
+        with pytest.raises(MindscaipError, match=sentence):
+            resume(run, [change])
+        assert [(run / name).read_text() for name in ("config.yaml", "curves.csv")] == before
+    resume(run)
+
+
+def test_curves_keep_what_a_run_no_longer_measures(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    file = CurvesFile(path, ["step", "loss", "noise"], 0)
+    file.append({"step": 1, "loss": 2.0, "noise": 3.0})
+    CurvesFile(path, ["step", "loss", "stress"], 1).append({"step": 2, "loss": 1.0, "stress": 4.0})
+    assert path.read_text().split() == ["step,loss,stress,noise", "1,2.0,,3.0", "2,1.0,4.0,"]
+
+
+def test_other_weights_of_the_loss_begin_the_choice_of_the_best_anew(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = train(config_for(run, data))
+    state = resume(run, ["training.loss.forces=50", "training.epochs=6"])
+    assert state["progress"]["best"] > 2 * first["progress"]["best"]
+    scores = [
+        1e-3 * (row["val_energy_mae_meV_per_atom"] + 50 * row["val_force_mae_meV_per_A"]) for row in curves(run)[3:]
+    ]
+    assert state["progress"]["best"] == pytest.approx(min(scores), rel=1e-5)
+    assert load_checkpoint(run / BEST)["record"]["epochs"] == 4 + int(np.argmin(scores))
+
+
+def test_errors_that_are_not_numbers_are_never_the_best() -> None:
+    errors = {"energy_mae_meV_per_atom": 1.0, "force_mae_meV_per_A": 10.0}
+    settings = TrainingConfig()
+    assert selection_score(errors, settings) == pytest.approx(0.021)
+    assert selection_score({**errors, STRESS_MAE: float("nan")}, settings) == pytest.approx(0.021)
+    for name in errors:
+        assert np.isnan(selection_score({**errors, name: float("nan")}, settings))
+
+
+def test_a_stage_that_is_stopped_as_its_time_is_over_still_ends_as_a_stage(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "within"
+    signal_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(config_for(run, data, "pretraining.epochs=3"))
+    monkeypatch.undo()
+    resume(run, ["pretraining.max_minutes=1e-9", "training.max_minutes=1e-9"])
+    assert (run / PRETRAINED).is_file()
+    assert load_checkpoint(run / BEST)["stage"] == "training"
+    assert [row["step"] for row in curves(run)] == [2, 3]  # no step of the stage that is over, one of the next
+
+    run = tmp_path / "between"
+    validate = loop._validate
+
+    def validate_and_signal(*given: Any) -> None:
+        validate(*given)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "_validate", validate_and_signal)
+    with pytest.raises(Interrupted):
+        train(config_for(run, data))
+    monkeypatch.undo()
+    assert load_checkpoint(run / LAST)["progress"]["epoch_step"] == 0
+    state = resume(run, ["training.max_minutes=1e-9"])
+    assert state["progress"]["finished"]
+    assert [row["step"] for row in curves(run)] == [3, 4]
+    assert resume(run)["progress"]["step"] == 4

@@ -248,10 +248,10 @@ def test_losses_are_what_they_say():
 
 def test_schedule_warms_up_and_falls_to_its_floor():
     settings = TrainingConfig(learning_rate=1.0, warmup_epochs=2, warmup_factor=0.2, final_learning_rate=0.1)
-    assert learning_rate(0.0, 0.0, settings) == pytest.approx(0.2)
-    assert learning_rate(0.0, 1.0, settings) == pytest.approx(0.6)
-    assert learning_rate(0.5, 10.0, settings) == pytest.approx(0.55)
-    assert learning_rate(1.0, 20.0, settings) == pytest.approx(0.1)
+    assert learning_rate(0.0, 0.0, 0.0, settings) == pytest.approx(0.2)
+    assert learning_rate(0.0, 1.0, 0.0, settings) == pytest.approx(0.6)
+    assert learning_rate(0.5, 10.0, 0.0, settings) == pytest.approx(0.55)
+    assert learning_rate(1.0, 20.0, 0.0, settings) == pytest.approx(0.1)
 
 
 def test_weight_decay_spares_norms_biases_and_embeddings():
