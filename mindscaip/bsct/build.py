@@ -16,8 +16,9 @@
    jumped from one state to another. Where the grid is too coarse to tell, the record says ``unchecked``.
 
 Relaxed molecules and finished frames are saved in ``<output>.parts`` while a build runs; a killed build goes on there.
-The folder stays when a bond is left unfinished: its worker was lost, could not make the calculator, or found a damaged
-log. It is removed when every frame of every bond has an answer or a reason why there is none.
+The folder stays when a molecule or bond is left unfinished (its worker was lost, could not make the calculator, or
+found a damaged log) and when it holds what another command began. It is removed when every frame of every bond has an
+answer or a reason why there is none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ import numpy as np
 from mindscaip import __version__
 from mindscaip.bsct import bridges, geometry, records, relax
 from mindscaip.bsct.bridges import checked_bond
-from mindscaip.bsct.collect import scan_all
+from mindscaip.bsct.collect import frame_log, scan_all
 from mindscaip.bsct.continuity import CONTINUITY_TOLERANCE, RESOLVED_WIDTH
 from mindscaip.bsct.dataset import HDF5_SUFFIXES, MIN_FRAMES, write_scans
 from mindscaip.bsct.inputs import read_sources
@@ -51,7 +52,7 @@ from mindscaip.bsct.records import (
     BuildSettings,
     count_bonds,
 )
-from mindscaip.bsct.relax import Molecule, relax_all
+from mindscaip.bsct.relax import Molecule, relax_all, relaxed_file
 from mindscaip.bsct.select import candidates, sample
 from mindscaip.data.calculators import describe_calculator, resolve_calculator
 from mindscaip.errors import MindscaipError
@@ -95,7 +96,7 @@ def build_scans(
     parts = _claim(output, settings)
     where = {"workers": workers, "dask": dask}
     molecules, unrelaxed = relax_all(sources, settings, parts, where, progress)
-    failed += unrelaxed
+    failed += [(name, failure.reason) for name, failure in unrelaxed]
     jobs, found = candidates(molecules, settings, wanted)
     jobs, dropped = sample(jobs, per_bond, settings.seed)
     scans, done, resumed = scan_all(jobs, settings, parts, where, progress)
@@ -103,25 +104,20 @@ def build_scans(
     bond_records = sorted([*found, *dropped, *done], key=lambda record: (order[record.molecule], record.atoms))
 
     _write_report(output.with_suffix(".json"), settings, wanted, per_bond, molecules, bond_records, failed)
-    unfinished = any(record.unfinished for record in bond_records)
-    if not scans:
-        # What the user can act on comes first: unfinished bonds, then those that a rule with a limit decided.
-        left_out = sorted(
-            (r for r in bond_records if r.rule not in ("", records.TYPE)),
-            key=lambda r: (not r.unfinished, r.rule in (bridges.RING, bridges.SINGLE_ATOM)),
-        )
-        reasons = [f"{r.molecule} {r.bond}: {r.reason}" for r in left_out]
-        sentence = f"no bond could be scanned; {_join([*reasons, *(f'{n}: {r}' for n, r in failed)])}"
-        if unfinished:
-            raise MindscaipError(f"{sentence}; finished frames are kept in {parts}, and the same command goes on there")
-        shutil.rmtree(parts)
-        raise MindscaipError(sentence)
     scans.sort(key=lambda scan: scan.key)
-    count = write_scans(output, scans, _provenance(settings))
-    if not unfinished:
+    count = write_scans(output, scans, _provenance(settings)) if scans else 0
+    mine = {relaxed_file(parts, source, settings) for source in sources} | {frame_log(parts, job) for job in jobs}
+    unfinished = any(r.unfinished for r in bond_records) or not all(failure.final for _, failure in unrelaxed)
+    why_kept = _why_kept(parts, mine, unfinished, "the same command" + (" with --overwrite" if scans else ""))
+    if not why_kept:
         shutil.rmtree(parts)
+    if not scans:
+        reasons = [*_left_out(bond_records, wanted), *(f"{name}: {reason}" for name, reason in failed)]
+        sentences = ["no bond could be scanned", _join(reasons), *why_kept]
+        raise MindscaipError("; ".join(filter(None, sentences)))
     frames = sum(len(scan) for scan in scans)
-    return BuildResult(count, len(molecules), bond_records, failed, resumed, frames, parts if unfinished else None)
+    kept = parts if why_kept else None
+    return BuildResult(count, len(molecules), bond_records, failed, resumed, frames, kept, why_kept)
 
 
 def _check(
@@ -173,6 +169,34 @@ def _claim(output: Path, settings: BuildSettings) -> Path:
         with atomic_path(marker) as target:
             target.write_text(json.dumps(mine) + "\n")
     return parts
+
+
+def _why_kept(parts: Path, mine: Collection[Path], unfinished: bool, again: str) -> list[str]:
+    """What in the work folder is still of use, as sentences; none where it can go.
+
+    Args:
+        mine: files that this build reads and writes there.
+        again: the command that goes on with them.
+    """
+    found = [f"what is finished is kept in {parts}, and {again} goes on there"] if unfinished else []
+    others = sum(path not in mine for path in (*parts.glob("molecules/*.npz"), *parts.glob("frames/*/*.jsonl")))
+    if others:
+        found.append(
+            f"the folder {parts} stays, since it holds {others} molecules or bonds that another command began; give "
+            "that command again to go on with them, or remove the folder"
+        )
+    return found
+
+
+def _left_out(bond_records: Sequence[BondRecord], wanted: Sequence[str]) -> list[str]:
+    """Why no bond was scanned: what the user can act on comes first."""
+    asked = [record for record in bond_records if not wanted or record.bond in wanted]
+    if bond_records and not asked:
+        present = ", ".join(sorted({record.bond for record in bond_records}))
+        return [f"the molecules have no {' or '.join(wanted)} bond, but {present}"]
+    # Unfinished bonds, then those that a rule with a limit decided.
+    asked.sort(key=lambda r: (not r.unfinished, r.rule in (bridges.RING, bridges.SINGLE_ATOM)))
+    return [f"{r.molecule} {r.bond}: {r.reason}" for r in asked]
 
 
 def _write_report(

@@ -14,7 +14,7 @@ from mindscaip.bsct import records
 from mindscaip.bsct.continuity import continuity_errors, continuity_limits, unchecked_steps
 from mindscaip.bsct.dataset import Scan, ScanError, displace, make_scan
 from mindscaip.bsct.frames import FrameLog, walk_frames
-from mindscaip.bsct.parallel import Progress, run_tasks
+from mindscaip.bsct.parallel import Progress, WorkersLostError, run_tasks
 from mindscaip.bsct.records import BondRecord, BuildSettings
 from mindscaip.bsct.select import Job, lengths_of
 from mindscaip.data.calculators import resolve_calculator
@@ -31,7 +31,7 @@ def scan_all(
     """
     # Longest first, so that no worker is left alone with a long one at the end.
     jobs = sorted(jobs, key=lambda job: (-len(job.molecule.numbers), job.name))
-    files = [parts / "frames" / f"{job.name}.jsonl" for job in jobs]
+    files = [frame_log(parts, job) for job in jobs]
     counter = _FrameCounter(files)
     resumed, total = counter.count(), len(jobs) * settings.frames
 
@@ -40,8 +40,12 @@ def scan_all(
             progress("scan", counter.count(), total)
 
     todo = [k for k in range(len(jobs)) if counter.of(k) < settings.frames]
-    reasons = run_tasks(_scan_job, [(jobs[k], settings, files[k]) for k in todo], **where, tick=tick)
-    failures = {todo[number]: reason for number, reason in reasons.items()}
+    try:
+        reasons = run_tasks(_scan_job, [(jobs[k], settings, files[k]) for k in todo], **where, tick=tick)
+        failures = {todo[number]: failure.reason for number, failure in reasons.items()}
+    except WorkersLostError as error:  # what is done counts all the same
+        counter.count()
+        failures = {k: str(error) for k in todo if counter.of(k) < settings.frames}
     scans: list[Scan] = []
     found: list[BondRecord] = []
     for k, (job, file) in enumerate(zip(jobs, files, strict=True)):
@@ -50,6 +54,11 @@ def scan_all(
         if scan is not None:
             scans.append(scan)
     return scans, found, resumed
+
+
+def frame_log(parts: Path, job: Job) -> Path:
+    """Where the frames of a bond are kept while a build runs."""
+    return parts / "frames" / f"{job.name}.jsonl"
 
 
 def _scan_job(job: Job, settings: BuildSettings, file: Path, tick: Callable[[], None] | None = None) -> None:

@@ -129,7 +129,8 @@ def walk_frames(
     """Evaluate the frames of a scan that are not in ``log`` and save each in it.
 
     The walk goes from ``start`` to the last frame and then from ``start`` to the first, so that a self-consistent
-    calculator finds the orbitals of a neighbour; both directions begin with those of ``start``. A walk that was killed
+    calculator finds the orbitals of a neighbour; both directions begin with those of ``start``, or with none where it
+    has no answer. A walk that was killed
     goes on with the orbitals saved beside the log (calculators with ``guess`` and ``set_guess``) or else calculates the
     neighbour once more (calculators with ``forget``). A frame without an answer is saved with its reason.
 
@@ -144,7 +145,7 @@ def walk_frames(
             continue
         forget_history(calculator)
         if pending[0] != start:
-            _warm_up(calculator, numbers, positions, log, pending[0] - direction.step)
+            _warm_up(calculator, numbers, positions, log, start, pending[0] - direction.step)
         for number in pending:
             began = time.perf_counter()
             try:
@@ -160,11 +161,15 @@ def walk_frames(
                 on_frame(number)
 
 
-def _warm_up(calculator: Any, numbers: np.ndarray, positions: np.ndarray, log: FrameLog, neighbor: int) -> None:
+def _warm_up(
+    calculator: Any, numbers: np.ndarray, positions: np.ndarray, log: FrameLog, start: int, neighbor: int
+) -> None:
     """Bring the calculator to where it was after ``neighbor``, as far as it keeps orbitals at all."""
     if hasattr(calculator, "set_guess"):
         saved = sorted(log.path.parent.glob(log.guess_path(0).name.replace("-0.npy", "-*.npy")))
         by_frame = {int(path.stem.rpartition("-")[2]): path for path in saved}
+        # Of this direction only: where ``start`` failed, all that is left of the other one is its far end.
+        by_frame = {k: path for k, path in by_frame.items() if min(start, neighbor) <= k <= max(start, neighbor)}
         if by_frame:
             nearest = min(by_frame, key=lambda number: abs(number - neighbor))
             calculator.set_guess(np.load(by_frame[nearest], allow_pickle=False), numbers)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
 from typing import Any
 
+from mindscaip.data.point import CalculationError
 from mindscaip.data.workers import available_cores, worker_pool
 from mindscaip.errors import MindscaipError
 
@@ -18,6 +20,23 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage, how much is done, and how much there is."""
 
 
+class WorkersLostError(MindscaipError):
+    """A worker process died, and the tasks that were not done with it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task came to nothing.
+
+    Attributes:
+        reason: as a sentence.
+        final: whether a calculation was tried and has no answer, so that it will have none the next time either.
+    """
+
+    reason: str
+    final: bool
+
+
 def run_tasks(
     function: Task,
     tasks: Sequence[tuple[Any, ...]],
@@ -25,8 +44,8 @@ def run_tasks(
     workers: int | None = None,
     dask: str | None = None,
     tick: Tick | None = None,
-) -> dict[int, str]:
-    """Run ``function(*task)`` for every task; return number and reason of those that raised ``MindscaipError``.
+) -> dict[int, Failure]:
+    """Run ``function(*task)`` for every task; return number and failure of those that raised ``MindscaipError``.
 
     Args:
         function: a function of a module, so that it travels to other processes. Run in this process it is also given
@@ -36,9 +55,10 @@ def run_tasks(
         tick: called now and then while tasks run, and after each.
 
     Raises:
-        MindscaipError: a worker died; no way to the cluster.
+        WorkersLostError: a worker died.
+        MindscaipError: no way to the cluster.
     """
-    failed: dict[int, str] = {}
+    failed: dict[int, Failure] = {}
     if not tasks:
         return failed
     if dask is not None:
@@ -47,9 +67,9 @@ def run_tasks(
         results = (_guarded(function, number, task, {"tick": tick}) for number, task in enumerate(tasks))
     else:
         results = _in_processes(function, tasks, min(workers or available_cores(), len(tasks)), tick)
-    for number, reason in results:
-        if reason is not None:
-            failed[number] = reason
+    for number, failure in results:
+        if failure is not None:
+            failed[number] = failure
         if tick is not None:
             tick()
     return dict(sorted(failed.items()))
@@ -57,28 +77,31 @@ def run_tasks(
 
 def _guarded(
     function: Task, number: int, arguments: tuple[Any, ...], more: dict[str, Any] | None = None
-) -> tuple[int, str | None]:
-    """Run one task; a failure comes back as its reason, so that the others go on."""
+) -> tuple[int, Failure | None]:
+    """Run one task; a failure comes back, so that the others go on."""
     try:
         function(*arguments, **(more or {}))
     except MindscaipError as error:
-        return number, str(error)
+        return number, Failure(str(error), isinstance(error, CalculationError))
     return number, None
 
 
 def _in_processes(
     function: Task, tasks: Sequence[tuple[Any, ...]], workers: int, tick: Tick | None
-) -> Iterator[tuple[int, str | None]]:
-    with worker_pool(workers) as pool:
-        pending = {pool.submit(_guarded, function, number, task) for number, task in enumerate(tasks)}
-        while pending:
-            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-            if tick is not None:
-                tick()
+) -> Iterator[tuple[int, Failure | None]]:
+    try:
+        with worker_pool(workers) as pool:
+            pending = {pool.submit(_guarded, function, number, task) for number, task in enumerate(tasks)}
+            while pending:
+                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+                if tick is not None:
+                    tick()
+    except MindscaipError as error:
+        raise WorkersLostError(str(error)) from error
 
 
-def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> Iterator[tuple[int, str | None]]:
+def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> Iterator[tuple[int, Failure | None]]:
     try:
         from distributed import Client
         from distributed.scheduler import KilledWorker
@@ -102,7 +125,7 @@ def _on_dask(function: Task, tasks: Sequence[tuple[Any, ...]], address: str) -> 
                 parallel = joblib.Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")
                 yield from parallel(joblib.delayed(_guarded)(function, k, task) for k, task in enumerate(tasks))
         except KilledWorker as error:
-            raise MindscaipError(f"a Dask worker died ({error}); run the same command again to go on") from error
+            raise WorkersLostError(f"a Dask worker died ({error}); run the same command again to go on") from error
         except (ImportError, AttributeError) as error:  # the task does not exist where it should run
             raise MindscaipError(
                 f"a Dask worker cannot run the task ({type(error).__name__}: {error}); install this version of "

@@ -107,7 +107,8 @@ class BuildResult:
         failed_molecules: name and reason.
         resumed: frames taken over from an earlier, interrupted build.
         num_frames: frames with a reference.
-        kept: the work folder, where bonds are unfinished; None where it was removed.
+        kept: the work folder, where something in it is still of use; None where it was removed.
+        why_kept: what that is and how to go on, as sentences.
     """
 
     num_scans: int
@@ -117,6 +118,7 @@ class BuildResult:
     resumed: int
     num_frames: int
     kept: Path | None = None
+    why_kept: list[str] = field(default_factory=list)
 
 
 def count_bonds(records: list[BondRecord]) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 
 from mindscaip.bsct.bridges import bond_type
 from mindscaip.bsct.inputs import Source
-from mindscaip.bsct.parallel import Progress, run_tasks
+from mindscaip.bsct.parallel import Failure, Progress, run_tasks
 from mindscaip.bsct.records import UNRELAXED, WITH_REFERENCE, BuildSettings
 from mindscaip.data.calculators import resolve_calculator
 from mindscaip.data.point import CalculationError, single_point
@@ -48,9 +48,13 @@ def relax(source: Source, settings: BuildSettings) -> Molecule:
     """Relax one molecule by the settings and label it with the reference.
 
     Raises:
-        MindscaipError: no geometry, no answer of a calculator, no convergence, a bond broke.
+        CalculationError: no geometry, no answer of a calculator, no convergence, a bond broke.
+        MindscaipError: a calculator cannot be made.
     """
-    atoms = Atoms(source.numbers, source.geometry(settings.seed))
+    try:
+        atoms = Atoms(source.numbers, source.geometry(settings.seed))
+    except MindscaipError as error:  # the molecule is at fault, the next time as well
+        raise CalculationError(str(error)) from error
     reference = resolve_calculator(settings.reference)()
     steps = 0
     if settings.relaxation != UNRELAXED:
@@ -84,6 +88,11 @@ def _check_bonds(atoms: Atoms, source: Source) -> None:
             raise CalculationError(f"the relaxation broke the {kind} bond of atoms {i} and {j} ({length:.2f} A)")
 
 
+def relaxed_file(parts: Path, source: Source, settings: BuildSettings) -> Path:
+    """Where a relaxed molecule is kept while a build runs."""
+    return parts / "molecules" / f"{source.formula}-{source.identity(settings.seed)}.npz"
+
+
 def relax_into(source: Source, settings: BuildSettings, file: Path, tick: Any = None) -> None:
     """Relax one molecule and save what :func:`read_relaxed` reads."""
     molecule = relax(source, settings)
@@ -115,28 +124,28 @@ def relax_all(
     parts: Path,
     where: dict[str, Any],
     progress: Progress | None,
-) -> tuple[list[Molecule], list[tuple[str, str]]]:
-    """Relax every molecule that is not yet in ``parts``; return the molecules, and name and reason of failures.
+) -> tuple[list[Molecule], list[tuple[str, Failure]]]:
+    """Relax every molecule that is not yet in ``parts``; return the molecules, and name and failure of the others.
 
     Args:
         where: ``workers`` and ``dask`` of :func:`~mindscaip.bsct.parallel.run_tasks`.
     """
-    files = [parts / "molecules" / f"{source.formula}-{source.identity(settings.seed)}.npz" for source in sources]
+    files = [relaxed_file(parts, source, settings) for source in sources]
     todo = [k for k, file in enumerate(files) if read_relaxed(file, sources[k]) is None]
 
     def tick() -> None:
         if progress is not None:
             progress("relax", sum(file.exists() for file in files), len(files))
 
-    reasons = run_tasks(relax_into, [(sources[k], settings, files[k]) for k in todo], **where, tick=tick)
-    failed = {todo[number]: reason for number, reason in reasons.items()}
+    failures = run_tasks(relax_into, [(sources[k], settings, files[k]) for k in todo], **where, tick=tick)
+    failed = {todo[number]: failure for number, failure in failures.items()}
     molecules: list[Molecule] = []
     for k, source in enumerate(sources):
         if k in failed:
             continue
         molecule = read_relaxed(files[k], source)
         if molecule is None:
-            failed[k] = f"its file {files[k]} cannot be read; do the workers see this folder?"
+            failed[k] = Failure(f"its file {files[k]} cannot be read; do the workers see this folder?", final=False)
         else:
             molecules.append(molecule)
-    return molecules, [(sources[k].name, reason) for k, reason in sorted(failed.items())]
+    return molecules, [(sources[k].name, failure) for k, failure in sorted(failed.items())]

@@ -165,10 +165,11 @@ def _print(result: BuildResult) -> None:
     if unfinished:
         first = unfinished[0]
         console.print(
-            f"{len(unfinished)} bonds are not finished (the first, {first.molecule} {first.bond}: {first.reason}). "
-            f"Their frames are kept in {result.kept}; the same command with --overwrite goes on with them.",
+            f"{len(unfinished)} bonds are not finished; the first, {first.molecule} {first.bond}: {first.reason}",
             markup=False,
             soft_wrap=True,
         )
+    for sentence in result.why_kept:
+        console.print(f"{sentence[0].upper()}{sentence[1:]}.", markup=False, soft_wrap=True)
     if result.resumed:
         console.print(f"{result.resumed} frames are from an interrupted build.")

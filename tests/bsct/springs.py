@@ -48,6 +48,15 @@ class Unmade(Springs):
             raise RuntimeError("no licence")
         super().__init__(**options)
 
+class UnmadeOnce(Springs):
+    """The second one cannot be made, as long as there is no file ``licence``."""
+    made = 0
+    def __init__(self, **options):
+        UnmadeOnce.made += 1
+        if UnmadeOnce.made == 2 and not os.path.exists("licence"):
+            raise RuntimeError("no licence")
+        super().__init__(**options)
+
 class NoOxygen(Springs):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)

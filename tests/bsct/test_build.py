@@ -330,6 +330,57 @@ def test_frames_survive_a_failure_of_the_whole_job(springs, tmp_path):
     assert not (tmp_path / "s.h5.parts").exists()
 
 
+def test_another_command_leaves_the_frames_of_a_killed_build_alone(springs, tmp_path):
+    settings, bonds = BuildSettings(springs, frames=12), ["C-C", "C-O", "C-N"]
+    with pytest.raises(KeyboardInterrupt):
+        build_scans(["CCO", "CN"], "s.h5", settings, bonds=bonds, workers=1, progress=interrupted_at(30))
+    no_such_bond = (
+        r"the molecules have no C-S bond, but C-C, C-H, C-N, C-O, H-N, H-O; the folder s\.h5\.parts stays, since it "
+        r"holds 3 molecules or bonds that another command began"
+    )
+    with pytest.raises(MindscaipError, match=no_such_bond):
+        build_scans(["CCO", "CN"], "s.h5", settings, bonds=["C-S"], workers=1)
+    shorter = call("build", "CN", "-o", "s.h5", "--reference", springs, "--frames", 12, "--workers", 1).stderr
+    assert "holds 3 molecules or bonds that another command began" in shorter  # CCO and two of its bonds
+    result = build_scans(["CCO", "CN"], "s.h5", settings, bonds=bonds, workers=1, overwrite=True)
+    assert (result.num_scans, result.resumed) == (3, 36)
+    assert (result.kept, result.why_kept) == (None, [])
+    assert not (tmp_path / "s.h5.parts").exists()
+
+
+def test_a_molecule_that_could_not_be_tried_keeps_the_frames(springs, tmp_path):
+    settings = BuildSettings(springs.replace("Springs", "UnmadeOnce"), frames=12)
+    result = build_scans(["CO", "CN"], "s.h5", settings, workers=1)  # a calculator is made for each molecule in turn
+    ((name, reason),) = result.failed_molecules
+    assert (name, "no licence" in reason, result.num_scans) == ("CN", True, 1)
+    assert str(result.kept) == "s.h5.parts"
+    assert result.why_kept == [
+        "what is finished is kept in s.h5.parts, and the same command with --overwrite goes on there"
+    ]
+    (tmp_path / "licence").touch()
+    (tmp_path / "calls.txt").unlink()
+    result = build_scans(["CO", "CN"], "s.h5", settings, workers=1, overwrite=True)
+    assert (result.num_scans, result.resumed, result.kept) == (2, 12, None)
+    assert not any(line.startswith("CH4O ") for line in (tmp_path / "calls.txt").read_text().splitlines())
+
+
+def test_a_worker_process_that_dies_costs_its_own_bonds_only(springs, tmp_path):
+    settings = BuildSettings(springs.replace("Springs", "Killed"), frames=12, relaxation="none")
+    bonds = ["C-O", "C-N", "C-S"]
+    with pytest.raises(KeyboardInterrupt):  # the largest molecule comes first; what kills in the others comes later
+        build_scans(["CCO", "CN", "CS"], "s.h5", settings, bonds=bonds, workers=1, progress=interrupted_at(12))
+    result = build_scans(["CCO", "CN", "CS"], "s.h5", settings, bonds=bonds, workers=2)
+    assert [scan.smiles for scan in read_scans("s.h5")] == ["CCO"]
+    lost = [record for record in result.records if record.unfinished]
+    assert [record.molecule for record in lost] == ["CN", "CS"]
+    assert all("a worker process died" in record.reason for record in lost)
+    assert "the same command with --overwrite goes on there" in result.why_kept[0]
+    (tmp_path / "revived").touch()
+    result = build_scans(["CCO", "CN", "CS"], "s.h5", settings, bonds=bonds, workers=1, overwrite=True)
+    assert (result.num_scans, result.kept) == (3, None)
+    assert result.resumed > 12
+
+
 def test_a_damaged_log_costs_its_own_bond_only(springs, tmp_path):
     command = ("build", "CO", "CN", "-o", "s.h5", "--reference", springs, "--frames", 12, "--workers", 1)
     with pytest.raises(KeyboardInterrupt):

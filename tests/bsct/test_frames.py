@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_frames_are_walked_outwards_with_the_neighbours_orbitals(tmp_path):
         assert again.frames[number].energy == log.frames[number].energy
         np.testing.assert_array_equal(again.frames[number].forces, log.frames[number].forces)
     assert len(list(tmp_path.glob("*.guess-*"))) <= 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_where_the_first_frame_failed_the_other_direction_starts_from_atoms(tmp_path, killed):
+    calculator = Spring(fails_at=(4,))
+
+    def kill(frame):
+        if killed and frame == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if killed else contextlib.nullcontext():
+        walk_frames(calculator, NUMBERS, POSITIONS, 4, log_at(tmp_path / "scan.jsonl"), kill)
+    walk_frames(calculator, NUMBERS, POSITIONS, 4, log_at(tmp_path / "scan.jsonl"))
+    # Not from the orbitals of the tenth frame, the last that was saved.
+    upwards = [(4, None), (5, None), (6, 5), (7, 6), (8, 7), (9, 8), (10, 9)]
+    assert calculator.diary == [*upwards, (3, None), (2, 3), (1, 2), (0, 1)]
 
 
 @pytest.mark.parametrize("stop", range(1, 11))
