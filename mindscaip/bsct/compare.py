@@ -222,7 +222,7 @@ def _row(name: str, folder: Path, run: Mapping[str, Any], scans: Sequence[Mappin
 
     fsd, intrinsic = described("fsd"), described("fsd_intrinsic")
     seconds = sum(float(row["seconds"]) for row in scans)
-    geometries = sum(_geometries(row) for row in scans)
+    geometries = sum(_geometries(run, row) for row in scans)
     return {
         "potential": name,
         "run": str(folder),
@@ -287,19 +287,28 @@ def coverage_note(rows: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _geometries(row: Mapping[str, Any]) -> int:
+def _geometries(run: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+    found = run.get("geometries", {}).get(f"{row['bond']}/{row['id']}")
+    if found is not None:
+        return int(found)
+    # A run from before they were counted, in which frames dropped at the ends are taken for a part of the path.
     dense = int(row.get("dense", 0))
     return (int(row["num_frames"]) + int(row["num_dropped"]) - 1) * dense + 1 if dense else int(row["num_frames"])
 
 
 def _names(runs: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
-    """Names of the potentials; where two are the same, the folder tells them apart."""
+    """Names of the potentials, no two the same: as much of the folder's path follows as tells them apart."""
     names = [str(run["potential"]["name"]) for run in runs]
     names = [Path(name).name if name.endswith(".pt") else name for name in names]
-    return [
-        f"{name} ({folder.name})" if names.count(name) > 1 else name
-        for name, folder in zip(names, folders, strict=True)
-    ]
+    paths = [folder.resolve().parts for folder in folders]
+    found = []
+    for name, path in zip(names, paths, strict=True):
+        same = [other for other_name, other in zip(names, paths, strict=True) if other_name == name]
+        depth = 1
+        while len({other[-depth:] for other in same}) < len(same):
+            depth += 1
+        found.append(f"{name} ({Path(*path[-depth:])})" if len(same) > 1 else name)
+    return found
 
 
 def _absent(value: Any) -> bool:

@@ -24,8 +24,8 @@ from mindscaip.bsct.dataset import (
     STRAIGHT_TOLERANCE,
     Scan,
     ScanError,
-    ScanSet,
     all_frames,
+    folder_keys,
     open_scans,
     write_scans,
 )
@@ -66,7 +66,7 @@ def convert_scans(
     Args:
         compact: in a packed file, keep frames within 1e-7 A of a straight line as its two ends (a tenth of the size
             for published scans, whose positions are rounded to 1e-8 A).
-        overwrite: replace a packed file or a folder of scans that is there.
+        overwrite: replace a packed file, or every scan in a folder, that is there.
         on_scan: called with the key after each scan.
 
     Raises:
@@ -75,9 +75,15 @@ def convert_scans(
     target = Path(target)
     scans = open_scans(source)
     packed = target.suffix.lower() in HDF5_SUFFIXES
-    if target.exists() and target.resolve() == Path(source).resolve():
+    inputs = {Path(source).resolve(), Path(getattr(scans, "root", source)).resolve()}
+    if target.exists() and target.resolve() in inputs:
         raise MindscaipError(f"{target} is both input and output; give another output")
-    provenance = {**scans.provenance, "converted_by": f"mindscaip {__version__}", "converted_from": Path(source).name}
+    provenance = {
+        **scans.provenance,
+        "converted_by": f"mindscaip {__version__}",
+        "converted_from": Path(source).name,
+        "converted_fingerprint": scans.fingerprint(),
+    }
     skipped: list[tuple[str, str]] = []
 
     def readable() -> Iterator[Scan]:
@@ -96,12 +102,11 @@ def convert_scans(
             raise MindscaipError(f"{target} exists; give another name, or --overwrite to replace it")
         tolerance = STRAIGHT_TOLERANCE if compact else LOSSLESS
         return ConvertResult(write_scans(target, readable(), provenance, straight=tolerance), 0, skipped)
-    return _to_folder(target, scans, readable(), provenance, overwrite, skipped)
+    return _to_folder(target, readable(), provenance, overwrite, skipped)
 
 
 def _to_folder(
     target: Path,
-    scans: ScanSet,
     readable: Iterator[Scan],
     provenance: dict[str, str],
     overwrite: bool,
@@ -113,11 +118,12 @@ def _to_folder(
         raise MindscaipError(f"{target} is a file; end the name in .h5 for a packed file, or give a folder")
     if target.exists() and any(target.iterdir()):
         same = marker.is_file() and marker.read_text() == record
-        if not same and not overwrite:
+        if overwrite:
+            marker.unlink(missing_ok=True)  # first, so that a kill leaves nothing that would pass for this set
+            for key in folder_keys(target):
+                shutil.rmtree(target / key)
+        elif not same:
             raise MindscaipError(f"{target} exists and holds something else; give another folder, or --overwrite")
-        if not same:
-            for key in scans.keys:
-                shutil.rmtree(target / key, ignore_errors=True)
     with atomic_path(marker) as temporary:
         temporary.write_text(record)
     count = resumed = 0

@@ -471,12 +471,12 @@ class _PackedSet(ScanSet):
 class _FolderSet(ScanSet):
     def __init__(self, path: Path) -> None:
         root = path
-        keys = _folder_keys(root)
+        keys = folder_keys(root)
         if not keys:
             # The folder that was unpacked: its name first, then any other that holds scans.
             below = sorted((p for p in path.iterdir() if p.is_dir()), key=lambda p: (p.name != UPSTREAM_FOLDER, p.name))
-            root = next((p for p in below if _folder_keys(p)), path)
-            keys = _folder_keys(root)
+            root = next((p for p in below if folder_keys(p)), path)
+            keys = folder_keys(root)
         if not keys:
             raise MindscaipError(
                 f"{path}: there are no scans in it; a folder of scans holds <bond>/<id>/atoms_0.xyz, e.g. C-C/12345"
@@ -540,7 +540,8 @@ def _folder_provenance(root: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _folder_keys(root: Path) -> list[str]:
+def folder_keys(root: Path) -> list[str]:
+    """``<bond>/<id>`` of the scans in a folder, whole or not."""
     return [
         f"{bond.name}/{scan.name}"
         for bond in root.iterdir()

@@ -309,7 +309,8 @@ def resolve_potential(name: str, *, device: str = "cpu", batch_edges: int | None
     if name in XTB_METHODS or name.startswith(ASE_PREFIX):
         make = resolve_calculator(name)
         return CalculatorPotential(name, make, _calculator_identity(name), spec)
-    if shortnames.is_short_name(name) and not path.exists():
+    # A folder of that name is rather one with results of this potential.
+    if shortnames.is_short_name(name) and not path.is_file():
         factory = shortnames.resolve_short_name(name, device)
         return CalculatorPotential(name, factory, shortnames.identity(name), spec)
     if path.is_dir():

@@ -144,6 +144,11 @@ class ScanPrediction:
     bond_length: np.ndarray | None = None
     path_failure: str = ""
 
+    @property
+    def num_geometries(self) -> int:
+        """Geometries it is over: those of the path, or the frames where there is none."""
+        return len(self.energy if self.path_energy is None else self.path_energy)
+
 
 @dataclass(frozen=True)
 class ScoreSummary:
@@ -226,6 +231,7 @@ class _Run:
         self.rows: dict[str, ScanScore] = {}
         self.skipped: dict[str, str] = {}
         self.reference: dict[str, float] = {}
+        self.geometries: dict[str, int] = {}
         self.resumed = 0
 
     def here(self, output: Path | None) -> None:
@@ -273,7 +279,10 @@ class _Run:
                 continue
             saved = None if output is None else read_prediction(output, key)
             if saved is not None and saved.fingerprint == scan.fingerprint():
-                fitting = _with_density(scan, saved, self.dense)
+                # A path with a gap is tried again, like a scan without an answer; a thinned one is used as it is, since
+                # a new one would take the place of what was asked for at a higher density.
+                gap = bool(saved.path_failure) and saved.dense == self.dense
+                fitting = None if gap else _with_density(scan, saved, self.dense)
                 if fitting is not None:
                     self.resumed += 1
                     self._score(scan, fitting)
@@ -284,6 +293,7 @@ class _Run:
         try:
             self.rows[scan.key] = score_prediction(scan, prediction)
             self.reference[scan.key] = float(scan.energy.min())
+            self.geometries[scan.key] = prediction.num_geometries
         except MindscaipError as error:
             self.skipped[scan.key] = str(error)
         if self.on_scan is not None:
@@ -456,20 +466,25 @@ def _first_gap(path: ScanPath, energy: np.ndarray, forces: np.ndarray) -> str:
 
 
 def _with_density(scan: Scan, saved: ScanPrediction, dense: int) -> ScanPrediction | None:
-    """A saved prediction with ``dense`` geometries per interval, if that is among what it holds."""
+    """A saved prediction with ``dense`` geometries per interval, if that is among what it holds.
+
+    Its time is the share of the geometries that are kept.
+    """
     if saved.dense == dense:
         return saved
-    shared = (saved.energy, saved.forces, saved.seconds, saved.fingerprint)
     if dense == 0:
-        return ScanPrediction(*shared)
-    if dense == 1 and saved.dense == 0 and scan.frame_index[-1] - scan.frame_index[0] + 1 == len(scan):
-        return ScanPrediction(*shared, 1, saved.energy, saved.forces)  # the frames are the path
-    if saved.path_energy is None or saved.path_forces is None or saved.dense % dense:
+        thin = replace(saved, dense=0, path_energy=None, path_forces=None, path_failure="")
+    elif dense == 1 and saved.dense == 0 and scan.frame_index[-1] - scan.frame_index[0] + 1 == len(scan):
+        thin = replace(saved, dense=1, path_energy=saved.energy, path_forces=saved.forces)  # the frames are the path
+    elif saved.path_energy is None or saved.path_forces is None or saved.dense % dense:
         return None
-    step = saved.dense // dense
-    energy, forces = saved.path_energy[::step], saved.path_forces[::step]
-    whole = bool(np.isfinite(energy).all() and np.isfinite(forces).all())  # the gap may be among what is left out
-    return ScanPrediction(*shared, dense, energy, forces, path_failure="" if whole else saved.path_failure)
+    else:
+        step = saved.dense // dense
+        energy, forces = saved.path_energy[::step], saved.path_forces[::step]
+        whole = bool(np.isfinite(energy).all() and np.isfinite(forces).all())  # the gap may be among what is left out
+        failure = "" if whole else saved.path_failure
+        thin = replace(saved, dense=dense, path_energy=energy, path_forces=forces, path_failure=failure)
+    return replace(thin, seconds=saved.seconds * thin.num_geometries / saved.num_geometries)
 
 
 def _prediction_path(output: Path, key: str) -> Path:
@@ -534,7 +549,7 @@ def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[
         "num_dropped_frames": sum(row.num_dropped for row in rows),
         "num_path_failures": sum(bool(row.path_failure) for row in rows),
         "num_unresolved": sum(row.max_log_step > 1 for row in rows),
-        "num_geometries": sum(_geometries(row) for row in rows),
+        "num_geometries": sum(run.geometries[f"{row.bond}/{row.id}"] for row in rows),
         "seconds": sum(row.seconds for row in rows),
         "mean": mean_scores(rows),
         "by_bond": {bond: mean_scores(groups[bond]) for bond in bonds},
@@ -545,14 +560,10 @@ def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[
         "skipped": [{"scan": key, "reason": reason} for key, reason in skipped],
         "scans": [asdict(row) for row in rows],
         "reference_minima": {f"{row.bond}/{row.id}": run.reference[f"{row.bond}/{row.id}"] for row in rows},
+        "geometries": {f"{row.bond}/{row.id}": run.geometries[f"{row.bond}/{row.id}"] for row in rows},
         "definitions": DEFINITIONS,
     }
     return _without_nan(data)
-
-
-def _geometries(row: ScanScore) -> int:
-    intervals = row.num_frames + row.num_dropped - 1
-    return intervals * row.dense + 1 if row.dense else row.num_frames
 
 
 def _without_nan(value: Any) -> Any:

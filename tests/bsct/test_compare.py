@@ -167,6 +167,17 @@ def test_names_that_are_the_same_show_their_folders(data, tmp_path):
     assert names == {"model.pt (r1)", "model.pt (r2)"}
 
 
+def test_names_are_never_the_same(data, tmp_path):
+    folders = [tmp_path / "v1" / "scores", tmp_path / "v2" / "scores"]
+    for dense, folder in zip((2, 4), folders, strict=True):
+        score_scans(Scaled(0.5, name="p.pt"), open_scans(data), folder, dense=dense)
+    score_scans(Scaled(0.9), open_scans(data), tmp_path / "scores")
+    table = compare_runs([*folders, tmp_path / "scores"])
+    assert {row["potential"] for row in table.rows} == {"p.pt (v1/scores)", "p.pt (v2/scores)", "scaled-0.9"}
+    (note,) = table.notes
+    assert "p.pt (v1/scores) 2, p.pt (v2/scores) 4" in note or "p.pt (v2/scores) 4, p.pt (v1/scores) 2" in note
+
+
 @pytest.mark.parametrize("suffix", ["txt", "csv", "md", "html"])
 def test_tables(runs, tmp_path, suffix):
     out = tmp_path / f"table.{suffix}"

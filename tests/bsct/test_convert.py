@@ -110,6 +110,33 @@ def test_an_interrupted_conversion_goes_on(packed, tmp_path):
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["licence"] == "none"
 
 
+def test_a_folder_holds_the_scans_of_one_set(packed, tmp_path):
+    source, target = tmp_path / "a.h5", tmp_path / "out"
+    first, second = random_scan(1, id="1"), random_scan(2, id="2")
+    write_scans(source, [first, second], {})
+    convert_scans(source, target)
+    # The same name, the same scans, other energies: neither resumed in silence nor kept in spite of --overwrite.
+    write_scans(source, [dataclasses.replace(scan, energy=scan.energy + 5.0) for scan in (first, second)], {})
+    with pytest.raises(MindscaipError, match="holds something else"):
+        convert_scans(source, target)
+    assert convert_scans(source, target, overwrite=True).resumed == 0
+    all_same(source, target)
+    assert convert_scans(source, target).resumed == 2
+    # Another set in its place leaves none of the old scans.
+    (target / "thesis.txt").write_text("years of work")
+    convert_scans(packed, target, overwrite=True)
+    assert "C-O/2" not in open_scans(target).keys
+    all_same(packed, target)
+    assert (target / "thesis.txt").exists()
+
+
+def test_a_folder_is_not_converted_onto_itself(packed, tmp_path):
+    convert_scans(packed, tmp_path / "in" / "bsct_spice")
+    with pytest.raises(MindscaipError, match="both input and output"):
+        convert_scans(tmp_path / "in", tmp_path / "in" / "bsct_spice", overwrite=True)
+    all_same(packed, tmp_path / "in")
+
+
 def test_what_is_there_is_not_overwritten(packed, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
+from mindscaip.bsct.compare import compare_runs
 from mindscaip.bsct.dataset import open_scans, write_scans
 from mindscaip.bsct.path import scan_path
 from mindscaip.bsct.potentials import Potential, resolve_potential
@@ -113,7 +114,8 @@ def test_an_interrupted_stream_keeps_what_is_done(data, tmp_path):
 def test_a_denser_run_serves_a_coarser_one(data, tmp_path):
     scans = open_scans(data)
     out = tmp_path / "out"
-    score_scans(Smooth(), scans, out, dense=6)
+    dense_run = score_scans(Smooth(), scans, out, dense=6).data
+    each = dense_run["seconds"] / dense_run["num_geometries"]
     for dense in (3, 2, 1, 0):
         again = Smooth()
         found = score_scans(again, scans, out, dense=dense)
@@ -124,9 +126,24 @@ def test_a_denser_run_serves_a_coarser_one(data, tmp_path):
             np.testing.assert_allclose(a.fsd_intrinsic, b.fsd_intrinsic, rtol=1e-4)
             assert a.fsd == b.fsd
             assert a.dense == dense
+        # Its time is its share of the geometries that were evaluated, so that the time of each stays what it was.
+        assert found.data["num_geometries"] == fresh.data["num_geometries"]
+        assert found.data["seconds"] / found.data["num_geometries"] == pytest.approx(each, rel=1e-9)
     again = Smooth()
     score_scans(again, scans, out, dense=4)
     assert again.seen == [(key, 4) for key in scans.keys]
+
+
+def test_only_geometries_of_the_path_are_counted(tmp_path):
+    energy = random_scan(1).energy.copy()
+    energy[[0, 1, 7, 29]] = np.nan  # the path goes from frame 2 to frame 28, over frame 7
+    write_scans(tmp_path / "scans.h5", [random_scan(1, energy=energy), random_scan(2, id="8")], {})
+    scans = open_scans(tmp_path / "scans.h5")
+    lengths = [len(scan_path(scans.load(key), 4)) for key in scans.keys]
+    assert lengths == [26 * 4 + 1, 29 * 4 + 1]
+    assert score_scans(Smooth(), scans, tmp_path / "out").data["num_geometries"] == sum(lengths)
+    (row,) = compare_runs([tmp_path / "out"]).rows
+    assert row["ms_per_geometry"] == pytest.approx(1000 * row["seconds"] / sum(lengths))
 
 
 def test_without_a_path_there_is_no_intrinsic_metric(data, tmp_path):

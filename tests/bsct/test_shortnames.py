@@ -53,6 +53,18 @@ def made(name: str, device: str = "cpu"):
     return resolve_short_name(name, device)()
 
 
+def test_a_folder_of_results_may_have_the_short_name(tmp_path, monkeypatch):
+    """``score chgnet scans.h5 -o chgnet`` given again."""
+    monkeypatch.chdir(tmp_path)
+    install(monkeypatch, mace__calculators={"mace_mp": Log().constructor("mace_mp")})
+    (tmp_path / "mace").mkdir()
+    assert resolve_potential("mace").name == "mace"
+    (tmp_path / "mace").rmdir()
+    (tmp_path / "mace").write_text("a file is one's own model")
+    with pytest.raises(MindscaipError, match=r"not a whole model\.pt"):
+        resolve_potential("mace")
+
+
 @pytest.mark.parametrize(
     ("name", "function", "variant"),
     [
