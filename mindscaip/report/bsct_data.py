@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase.symbols import Symbols
 
-from mindscaip.bsct.compare import density, density_note, same_energy, same_length
+from mindscaip.bsct.compare import _same_scan, density, density_note, same_energy, same_length
 from mindscaip.bsct.dataset import Scan, ScanError, ScanSet, open_scans
 from mindscaip.bsct.fsd import squared_force_change
 from mindscaip.bsct.intrinsic import fsd_intrinsic
@@ -32,6 +32,7 @@ PLACE = "_bond_length"
 """Ends the name of a column that says where along the bond the maximum of a metric sits."""
 MARKED, MARKED_INTRINSIC = "fsd", "fsd_intrinsic"
 """The metrics whose places are marked in the curves."""
+OTHER_SCAN = "it was scored on another scan of this name"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Run:
         minima: key to the lowest reference energy, eV.
         dataset: SHA-256 of the data set that was scored.
         dense: geometries per frame interval of all scans; NaN where they differ.
+        origins: key to what tells scans of one name apart, besides the lowest energy.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Run:
     dataset: str
     dataset_path: str
     dense: float = 0.0
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def keys(self) -> set[str]:
@@ -69,7 +72,15 @@ class Run:
         """Whether both are over the same scans, be it in another layout."""
         return self.dataset == other.dataset or (
             self.keys == other.keys
-            and all(_same_minimum(self, other, key) for key in self.rows.keys() & other.rows.keys())
+            and all(
+                self.same_scan(key, other.origins[key], other.minima) for key in self.rows.keys() & other.rows.keys()
+            )
+        )
+
+    def same_scan(self, key: str, origin: Mapping[str, Any], minima: Mapping[str, float]) -> bool:
+        """Whether the score of ``key`` is of the scan with that origin, by the rule of ``mindscaip bsct compare``."""
+        return _same_scan(
+            {"reference_minima": self.minima}, self.origins[key], {"reference_minima": minima}, origin, key
         )
 
 
@@ -189,6 +200,7 @@ def read_run(text: str) -> Run:
             dataset=str(run["dataset"]["sha256"]),
             dataset_path=str(summary["dataset"]["path"]),
             dense=density(rows),
+            origins={f"{row['bond']}/{row['id']}": _origin(row) for row in rows},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MindscaipError(
@@ -235,19 +247,34 @@ def _scored_on(run: Run, scans: ScanSet) -> bool:
         prediction = read_prediction(run.folder, key)
         if prediction is not None:
             try:
-                return _same_scan(scans.load(key), prediction, run)
+                return _predicts(scans.load(key), prediction, run)
             except ScanError:
                 continue
     return False
 
 
-def _same_minimum(a: Run, b: Run, key: str) -> bool:
-    lengths = [run.rows[key].get("minimum_bond_length", math.nan) for run in (a, b)]
-    energies = [run.minima.get(key, math.nan) for run in (a, b)]
-    return same_length(*lengths) and same_energy(*energies)
+def _origin(row: Mapping[str, str]) -> dict[str, Any]:
+    """What the rule of ``mindscaip bsct compare`` looks at, besides the lowest energy."""
+    return {
+        "formula": row["formula"],
+        "num_atoms": int(row["num_atoms"]),
+        "num_frames": int(row["num_frames"]),
+        "minimum_bond_length": float(row["minimum_bond_length"]),
+    }
 
 
-def _same_scan(scan: Scan, prediction: ScanPrediction, run: Run) -> bool:
+def _scored(scan: Scan, run: Run, j0: int) -> bool:
+    """Whether the row of the run is of this scan."""
+    origin = {
+        "formula": Symbols(scan.numbers).get_chemical_formula(),
+        "num_atoms": len(scan.numbers),
+        "num_frames": len(scan),
+        "minimum_bond_length": float(scan.bond_length[j0]),
+    }
+    return run.same_scan(scan.key, origin, {scan.key: float(scan.energy[j0])})
+
+
+def _predicts(scan: Scan, prediction: ScanPrediction, run: Run) -> bool:
     """Whether the prediction is of this scan; numbers of another layout agree to what it writes, not bit by bit."""
     if (np.shape(prediction.energy), np.shape(prediction.forces)) != (scan.energy.shape, scan.forces.shape):
         return False
@@ -300,10 +327,11 @@ def collect(runs: Sequence[Run], scans: ScanSet, on_scan: Callable[[str], None] 
 
 def _view(scan: Scan, runs: Sequence[Run], absent: Sequence[dict[str, str]]) -> ScanView:
     j0 = int(np.argmin(scan.energy))
-    curves = []
+    curves, values = [], []
     for run, missing in zip(runs, absent, strict=True):
         found, reason = _curves(scan, run, j0)
         curves.append(found)
+        values.append({} if reason == OTHER_SCAN else run.rows.get(scan.key, {}))
         if scan.key not in run.rows:
             missing[scan.key] = run.skipped.get(scan.key, "it has no row in scans.csv")
         elif reason:
@@ -319,18 +347,20 @@ def _view(scan: Scan, runs: Sequence[Run], absent: Sequence[dict[str, str]]) -> 
         minimum=j0,
         reference=_relative(scan, scan.energy, scan.forces, j0),
         curves=tuple(curves),
-        values=tuple(run.rows.get(scan.key, {}) for run in runs),
+        values=tuple(values),
         drawing=draw_molecule(scan, j0),
     )
 
 
 def _curves(scan: Scan, run: Run, j0: int) -> tuple[Curves | None, str]:
     """The curves of a run along a scan, or None and the reason."""
+    if scan.key in run.rows and not _scored(scan, run, j0):
+        return None, OTHER_SCAN
     prediction = read_prediction(run.folder, scan.key)
     if prediction is None:
         return None, "its prediction is missing or damaged; give the 'mindscaip bsct score' command again"
-    if not _same_scan(scan, prediction, run):
-        return None, "its prediction is for another scan of this name"
+    if not _predicts(scan, prediction, run):
+        return None, OTHER_SCAN
     row = run.rows.get(scan.key, {})
     place = row.get(MARKED + PLACE, math.nan)
     middles = 0.5 * (scan.bond_length[1:] + scan.bond_length[:-1])

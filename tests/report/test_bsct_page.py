@@ -17,6 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mindscaip.bsct.compare import compare_runs
 from mindscaip.bsct.convert import convert_scans
 from mindscaip.bsct.dataset import open_scans, write_scans
 from mindscaip.bsct.fsd import fsd, squared_force_change
@@ -175,7 +176,7 @@ def test_what_is_missing_is_named(runs: Path, tmp_path: Path) -> None:
     assert absent[KEYS[-1]] == "it does not know iodine"
     assert data.scans[0].curves[1] is None
     assert data.scans[0].values[1]["fsd"] > 0  # the score is there all the same
-    assert payload(data)["potentials"][1]["scored"] == [1] * (len(KEYS) - 1) + [0]
+    assert payload(data)["potentials"][1]["scored"] == [int(key not in (KEYS[2], KEYS[-1])) for key in KEYS]
 
 
 def test_runs_over_other_scans_are_refused(runs: Path, tmp_path: Path) -> None:
@@ -204,15 +205,33 @@ def test_both_layouts_of_the_same_scans_make_one_page(runs: Path, tmp_path: Path
         found = collect(read, find_scans(read, data))
         assert found.absent == ({}, {})
         assert all(curves is not None for scan in found.scans for curves in scan.curves)
-    # A scan of the same name with another reference is another scan.
+    # A scan of the same name with another reference is another scan, and its scores are not of this one.
     scans = [open_scans(FIXTURE).load(key) for key in KEYS]
     changed = [*scans[:-1], replace(scans[-1], energy=scans[-1].energy + 0.01)]
     write_scans(tmp_path / "changed.h5", changed, {})
     found = collect(read, find_scans(read, tmp_path / "changed.h5"))
     assert [set(absent) for absent in found.absent] == [{KEYS[-1]}, {KEYS[-1]}]
+    assert [bool(scan.values[0]) for scan in found.scans] == [True] * (len(KEYS) - 1) + [False]
+    (runs / "other" / "predictions" / f"{KEYS[-1]}.npz").unlink()
+    assert collect(read, find_scans(read, tmp_path / "changed.h5")).scans[-1].values == ({}, {})
     score(runs / "changed", "changed", half, dense=0, data=tmp_path / "changed.h5")
     with pytest.raises(MindscaipError, match="different sets of scans"):
         find_scans([*read, read_run(str(runs / "changed"))], None)
+
+
+def test_runs_over_other_frames_of_the_same_scans_are_refused(tmp_path: Path) -> None:
+    scan = random_scan(1)
+    start = int(np.argmin(scan.energy)) % 2
+    thinned = {name: getattr(scan, name)[start::2] for name in ("positions", "bond_length", "energy", "forces")}
+    thinned["frame_index"] = np.arange(len(thinned["energy"]))
+    for name, one in (("full", scan), ("thinned", replace(scan, **thinned))):
+        write_scans(tmp_path / f"{name}.h5", [one], {})
+        score(tmp_path / name, name, half, dense=0, data=tmp_path / f"{name}.h5")
+    read = [read_run(str(tmp_path / name)) for name in ("full", "thinned")]
+    with pytest.raises(MindscaipError, match="different sets of scans"):
+        find_scans(read, None)
+    with pytest.raises(MindscaipError, match="different frames or references"):
+        compare_runs([run.folder for run in read])
 
 
 def test_folders_that_are_no_finished_run_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,6 +120,21 @@ def test_paths_of_different_density_are_said_on_the_page(browser: Any, folder: P
     write_page(collect([read[0], replace(read[1], dense=1.0)], find_scans(read, FIXTURE)), tmp_path / "page.html")
     opened = Opened(browser, tmp_path / "page.html")
     assert re.search(r"frame interval differ \(planted \d+, half 1\)", opened.text("#summary-note"))
+    assert opened.faults == []
+    opened.context.close()
+
+
+def test_means_over_fewer_scans_are_said_on_the_page(browser: Any, folder: Path, tmp_path: Path) -> None:
+    """A geometry between frames that failed costs the intrinsic FSD of one scan, and with it that mean's fairness."""
+    read = [read_run(str(folder / name)) for name in ("planted", "half", "zero")]
+    lacking = {KEYS[0]: {**read[1].rows[KEYS[0]], "fsd_intrinsic": math.nan}}
+    read[1] = replace(read[1], rows={**read[1].rows, **lacking})
+    write_page(collect(read, find_scans(read, FIXTURE)), tmp_path / "page.html")
+    opened = Opened(browser, tmp_path / "page.html")
+    said = f"intrinsic FSD are over fewer scans, since a geometry between frames failed: half {len(KEYS) - 1} of "
+    assert f"{said}{len(KEYS)}." in opened.text("#summary-note")
+    opened.page.locator("#potentials [data-potential='1']").click()
+    assert "fewer scans" not in opened.text("#summary-note")
     assert opened.faults == []
     opened.context.close()
 

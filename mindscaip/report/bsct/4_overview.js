@@ -14,7 +14,7 @@ function drawSummary() {
     const cells = {};
     for (const key of columns) {
       const sorted = finite(own.map((s) => value(key, p, s))).sort((a, b) => a - b);
-      cells[key] = { mean: mean(sorted), median: quantile(sorted, 0.5) };
+      cells[key] = { mean: mean(sorted), median: quantile(sorted, 0.5), count: sorted.length };
     }
     const seconds = own.map((s) => value('seconds', p, s));
     cells.seconds = { mean: seconds.length ? seconds.reduce((sum, x) => sum + x, 0) : NaN };
@@ -49,7 +49,10 @@ function drawSummary() {
   const filtered = state.shown.length < SCANS.length ? 'chosen ' : '';
   const partial = common.length < state.shown.length && compared.length ? `, those that every shown potential has a score for` : '';
   const coarse = rows.filter((row) => row.coarse && !state.hidden.has(row.p)).map((row) => `${row.potential.label} ${row.coarse}`);
-  $('summary-note').textContent = `Over ${common.length} ${filtered}scans${partial}. Lower is better, but never read FSD without the errors beside it: no force at all also has a low FSD.${DATA.note ? ` ${DATA.note}` : ''}`;
+  const known = (row) => row.cells.fsd_intrinsic?.count;
+  const gaps = rows.filter((row) => known(row) && known(row) < row.count && !state.hidden.has(row.p)).map((row) => `${row.potential.label} ${known(row)} of ${row.count}`);
+  const fewer = gaps.length ? ` Means of the intrinsic FSD are over fewer scans, since a geometry between frames failed: ${gaps.join(', ')}.` : '';
+  $('summary-note').textContent = `Over ${common.length} ${filtered}scans${partial}. Lower is better, but never read FSD without the errors beside it: no force at all also has a low FSD.${fewer}${DATA.note ? ` ${DATA.note}` : ''}`;
   $('summary-note').title = coarse.length ? `Scans in which the grid does not resolve a change (log step above 1): ${coarse.join(', ')}` : '';
 }
 
