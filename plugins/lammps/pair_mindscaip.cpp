@@ -21,6 +21,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 // Not every C library has it, and the run-time library of a sanitizer refuses it; without it torch may compute with the
 // linear algebra of LAMMPS.
@@ -127,6 +128,7 @@ void PairMindscaip::forget_model()
   backend.reset();
   exchange.reset();
   contract = mindscaip::Contract();
+  set_up = false;
   numbers_of_type.clear();
   arguments.clear();
   type_elements.clear();
@@ -308,15 +310,17 @@ void PairMindscaip::coeff(int narg, char **arg)
                "pair_coeff of mindscaip names {} elements for {} atom types; give one element (or NULL) for each type",
                narg - 2, ntypes);
 
-  numbers_of_type.assign(static_cast<size_t>(ntypes) + 1, 0);
+  // Nothing is changed before the last element is known: under Python, errors are exceptions, and the run goes on.
+  std::vector<int64_t> numbers(static_cast<size_t>(ntypes) + 1, 0);
   for (int type = 1; type <= ntypes; ++type) {
     const std::string symbol = arg[type + 1];
     if (symbol == "NULL") continue;
     if (std::find(contract.elements.begin(), contract.elements.end(), symbol) == contract.elements.end())
       error->all(FLERR, "pair_coeff of mindscaip: element '{}' of atom type {} is not in the model, which knows {}", symbol,
                  type, utils::join_words(contract.elements, " "));
-    numbers_of_type[static_cast<size_t>(type)] = mindscaip::atomic_number(symbol);
+    numbers[static_cast<size_t>(type)] = mindscaip::atomic_number(symbol);
   }
+  numbers_of_type = std::move(numbers);
   type_elements.clear();
   for (int type = 1; type <= ntypes; ++type) type_elements += std::string(" ") + arg[type + 1];
 
@@ -336,6 +340,7 @@ void PairMindscaip::coeff(int narg, char **arg)
 void PairMindscaip::init_style()
 {
   require_model("a run");
+  set_up = false;
   const std::string units = update->unit_style;
   if (units == "metal")
     energy_factor = 1.0;
@@ -376,6 +381,7 @@ void PairMindscaip::init_style()
   seconds = Seconds();
   calls = 0;
   neighbor->add_request(this, NeighConst::REQ_FULL);
+  set_up = true;
 }
 
 double PairMindscaip::init_one(int i, int j)
@@ -393,6 +399,11 @@ double PairMindscaip::init_one(int i, int j)
 // Whatever can go wrong on one rank alone is agreed on before ranks wait for each other.
 void PairMindscaip::compute(int eflag, int vflag)
 {
+  // 'run N pre no' comes here without init_style.
+  require_model("a run");
+  if (!set_up)
+    error->all(FLERR, "pair_style mindscaip: the model has not been set up since the last pair_style command or error; give "
+                      "'run' without 'pre no'");
   ev_init(eflag, vflag);
   const double start = platform::walltime();
   const std::string failure = build_graph();

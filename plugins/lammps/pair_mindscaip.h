@@ -87,6 +87,7 @@ class PairMindscaip : public Pair {
   std::vector<int64_t> numbers_of_type;    // [ntypes + 1] atomic number, 0 for a type mapped to NULL
   mindscaip::EdgeGraph graph;
   mindscaip::ModelOutput output{};
+  bool set_up = false;           // by init_style, for this model
   double energy_factor = 1.0;    // eV to the energy unit of the run
   bool timing = false;
   bool told_heat_flux = false;

