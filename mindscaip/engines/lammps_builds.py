@@ -8,6 +8,7 @@ written to).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,11 +34,15 @@ class Build:
 
 def remember_build(build: Build) -> None:
     """Note a build as the last one; a place that cannot be written to is no reason to fail."""
-    builds = [known for known in _known() if known.folder != build.folder] + [build]
-    for file in _files():
+    files = _files()
+    for place, file in enumerate(files):
+        # What a later file says would count as more recent, so its builds move along.
+        builds = [known for known in _known(files[place:]) if known.folder != build.folder] + [build]
         try:
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps([asdict(known) for known in builds], indent=1) + "\n")
+            for later in files[place + 1 :]:
+                later.unlink(missing_ok=True)
             return
         except OSError:
             continue
@@ -84,10 +89,15 @@ def _files() -> list[Path]:
     return [folder.with_name(f"{folder.name}-builds.json") for folder in (environment_folder(), user_folder())]
 
 
-def _known() -> list[Build]:
-    for file in _files():
+def _known(files: Sequence[Path] | None = None) -> list[Build]:
+    """The builds of all files, each once, as the last file that names it has it; those of the last file last."""
+    builds: dict[str, Build] = {}
+    for file in _files() if files is None else files:
         try:
-            return [Build(**entry) for entry in json.loads(file.read_text())]
+            noted = [Build(**entry) for entry in json.loads(file.read_text())]
         except (OSError, ValueError, TypeError):
             continue
-    return []
+        for build in noted:
+            builds.pop(build.folder, None)
+            builds[build.folder] = build
+    return list(builds.values())

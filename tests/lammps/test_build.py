@@ -152,6 +152,36 @@ def test_path_chooses_among_builds(app: Typer, monkeypatch: pytest.MonkeyPatch, 
     assert "no LAMMPS plugin was built for" in path("--lammps-source", str(source))
 
 
+def test_builds_of_a_user_are_known_beside_those_of_an_environment_that_is_read_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    builds = {}
+    for name in ("wheel", "user", "later"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / lammps_plugin_path.PLUGIN_FILE).touch()
+        builds[name] = lammps_builds.Build(str(tmp_path / name), 20250722, str(tmp_path / "trees" / name))
+    lammps_builds.remember_build(builds["wheel"])
+    atomic_path = lammps_builds.atomic_path
+
+    def refuse(path: Path):
+        if path.is_relative_to(tmp_path / "env"):
+            raise PermissionError(13, "Permission denied")
+        return atomic_path(path)
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(lammps_builds, "atomic_path", refuse)
+        lammps_builds.remember_build(builds["user"])
+    assert lammps_builds.choose_build() == tmp_path / "user"
+    for name in ("wheel", "user"):
+        assert lammps_builds.choose_build(source=tmp_path / "trees" / name) == tmp_path / name
+    # The last build is the last one also where the environment can be written to again.
+    lammps_builds.remember_build(builds["later"])
+    assert lammps_builds.choose_build() == tmp_path / "later"
+    assert lammps_builds.choose_build(source=tmp_path / "trees" / "user") == tmp_path / "user"
+
+
 def test_build_notes_where_the_plugin_is(app: Typer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     headers = lammps_build.LammpsHeaders(20230802, tmp_path, tmp_path)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
@@ -288,18 +318,25 @@ def test_torch_side_that_is_missing(plugin: Path, run_lammps, tmp_path: Path) ->
     assert "mindscaip lammps build" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("file", "text"), [("version.py", "__version__ = '2.0.1+cpu'\n"), ("build-version", "2.0.1+cpu\n")]
-)
-def test_another_torch_is_refused(plugin: Path, run_lammps, tmp_path: Path, file: str, text: str) -> None:
-    """The libraries of this torch in a folder that says that it is another one."""
-    write_toy(tmp_path / "model.pt")
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """The libraries of this torch, in a folder in which a file may say that it is another one."""
     library = tmp_path / "torch" / "lib"
     library.mkdir(parents=True)
     package = Path(torch.__file__).parent
     for found in (package / "lib").iterdir():
         (library / found.name).symlink_to(found)
     (tmp_path / "nvidia").symlink_to(package.parent / "nvidia")  # where a CUDA build of torch looks for its libraries
+    return library
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("version.py", "__version__ = '2.0.1+cpu'\n"), ("build-version", "2.0.1+cpu\n")]
+)
+def test_another_torch_is_refused(
+    plugin: Path, run_lammps, tmp_path: Path, library: Path, file: str, text: str
+) -> None:
+    write_toy(tmp_path / "model.pt")
     script = SCRIPT.format(pair="pair_style mindscaip model.pt\npair_coeff * * C")
     done = run_lammps(script, library_path=library)  # nothing says which torch it is
     assert done.returncode == 0, done.stdout
@@ -309,6 +346,18 @@ def test_another_torch_is_refused(plugin: Path, run_lammps, tmp_path: Path, file
     error = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
     for words in ("was built for torch 2.", "has loaded torch 2.0.1+cpu", "mindscaip lammps build"):
         assert words in error
+
+
+@pytest.mark.parametrize("build", ["a0+git5811a8d", ".dev20250901+cu128"])
+def test_a_torch_built_from_source_is_accepted(
+    plugin: Path, run_lammps, tmp_path: Path, library: Path, build: str
+) -> None:
+    """Its headers state the three numbers alone, so that no build of the plugin could state more."""
+    write_toy(tmp_path / "model.pt")
+    release = torch.__version__.partition("+")[0]
+    (library.parent / "version.py").write_text(f"__version__ = '{release}{build}'\n")
+    done = run_lammps(SCRIPT.format(pair="pair_style mindscaip model.pt\npair_coeff * * C"), library_path=library)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
