@@ -230,7 +230,8 @@ def _print_table(summary: ScoreSummary) -> None:
     if gaps:
         out.print(
             f"{len(gaps)} scans have the published metric only, since a geometry between frames has no answer; the "
-            f"first, {gaps[0].bond}/{gaps[0].id}: {gaps[0].path_failure}",
+            "command that evaluated them, given again, tries them once more; the first, "
+            f"{gaps[0].bond}/{gaps[0].id}: {gaps[0].path_failure}",
             soft_wrap=True,
             markup=False,
         )
