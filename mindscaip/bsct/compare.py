@@ -166,13 +166,13 @@ def _common_scans(runs: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[st
         key: None
         for key in first
         if all(
-            key in table and _same_scan(runs[0], first[key], run, table[key], key)
+            key in table and same_scan(runs[0], first[key], run, table[key], key)
             for run, table in zip(runs[1:], rest, strict=True)
         )
     }
 
 
-def _same_scan(
+def same_scan(
     run_a: Mapping[str, Any], a: Mapping[str, Any], run_b: Mapping[str, Any], b: Mapping[str, Any], key: str
 ) -> bool:
     """Whether two rows are over the same frames and reference, whatever layout these were read from."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase.symbols import Symbols
 
-from mindscaip.bsct.compare import _same_scan, density, density_note, same_energy, same_length
+from mindscaip.bsct.compare import density, density_note, same_energy, same_length, same_scan
 from mindscaip.bsct.dataset import Scan, ScanError, ScanSet, open_scans
 from mindscaip.bsct.fsd import squared_force_change
 from mindscaip.bsct.intrinsic import fsd_intrinsic
@@ -79,7 +79,7 @@ class Run:
 
     def same_scan(self, key: str, origin: Mapping[str, Any], minima: Mapping[str, float]) -> bool:
         """Whether the score of ``key`` is of the scan with that origin, by the rule of ``mindscaip bsct compare``."""
-        return _same_scan(
+        return same_scan(
             {"reference_minima": self.minima}, self.origins[key], {"reference_minima": minima}, origin, key
         )
 
