@@ -184,6 +184,9 @@ class Config(_Section):
     """A whole run."""
 
     run: str = Field("runs/mindscaip", description="folder of checkpoints, curves and record")
+    start_from: str = Field(
+        "", description="run, or checkpoint in one, whose averaged weights are the start; model.* comes from it"
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     pretraining: PretrainingConfig = PretrainingConfig()

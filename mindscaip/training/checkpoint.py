@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MindscaipError(f"{path}: no such checkpoint; train first with 'mindscaip train'")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'torch.load' received a zip file that looks like a TorchScript")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError):
         raise MindscaipError(f"{path}: not a whole checkpoint of mindscaip (truncated or of another kind)") from None
     if not isinstance(state, dict) or not state.keys() >= _KEYS:

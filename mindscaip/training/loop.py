@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from mindscaip.config import Config
 from mindscaip.console import console
@@ -54,6 +55,7 @@ def fit(
     record: dict[str, Any],
     resume: dict[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Train through all stages and return the state of the last checkpoint.
 
@@ -65,6 +67,7 @@ def fit(
     Args:
         record: what is known about the data; kept in every checkpoint and in the exported file.
         resume: a checkpoint of the same run to go on from.
+        start: weights of another run to start from, without ``resume``.
 
     Raises:
         MindscaipError: the loss or its gradient is not finite, or jumps; names epoch, step and what was saved.
@@ -87,7 +90,7 @@ def fit(
         stop, bar = exits.enter_context(StopRequest()), exits.enter_context(TrainingBar(processes.is_first))
         training = Training(folder, train_set, val_set, processes, logs, callbacks, bar, stop)
         for stage in stages:
-            run = StageRun(fabric, config, stage, record, state)
+            run = StageRun(fabric, config, stage, record, state, start)
             train_stage(run, training)
             state = run.state()
     if processes.is_first:

@@ -41,6 +41,7 @@ from mindscaip.training.distributed import Processes, launch
 from mindscaip.training.logs import check_loggers
 from mindscaip.training.loop import fit
 from mindscaip.training.stages import TRAINING, remaining, stages_of
+from mindscaip.training.transfer import KEPT, start_weights, with_architecture
 
 CONFIG_FILE = "config.yaml"
 FITTED = "none"
@@ -69,6 +70,8 @@ def train(config: Config) -> dict[str, Any]:
         MindscaipError: the folder already holds a run, or configuration, devices or data do not fit.
     """
     check_loggers(config.training.loggers)
+    if config.start_from:
+        config = with_architecture(config)
     folder = Path(config.run)
     fabric = launch(config)
     processes = Processes(fabric)
@@ -80,7 +83,7 @@ def train(config: Config) -> dict[str, Any]:
                 "or give another run=FOLDER"
             )
         data = read_data(config.data)
-        return data, _prepare(config, data, processes.is_first)
+        return data, _prepare(config, data, None, processes.is_first)
 
     data, prepared = processes.together(begin)
     if processes.is_first:
@@ -130,7 +133,7 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
             if past and late:
                 raise MindscaipError(f"the run in {folder} is past its pre-training, or has none; leave {late[0]} out")
             remaining(stages_of(config), state)
-        return _prepare(config, data, processes.is_first), state
+        return _prepare(config, data, state, processes.is_first), state
 
     prepared, state = processes.together(begin)
     if processes.is_first and changes:
@@ -140,15 +143,16 @@ def resume(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the loop is given; ``callbacks`` are those of the first process."""
+    """What the loop is given; ``callbacks`` are those of the first process, ``start`` weights of another run."""
 
     train_set: StructureDataset
     val_set: StructureDataset
     record: dict[str, Any]
     callbacks: list[Callback]
+    start: dict[str, torch.Tensor] | None
 
 
-def _prepare(config: Config, data: TrainingData, is_first: bool) -> Prepared:
+def _prepare(config: Config, data: TrainingData, state: dict[str, Any] | None, is_first: bool) -> Prepared:
     """Make everything that can turn out wrong, before anything of the run is written.
 
     Raises:
@@ -168,7 +172,12 @@ def _prepare(config: Config, data: TrainingData, is_first: bool) -> Prepared:
 
         monitor = make_monitor(config, record["elements"])
         callbacks += [] if monitor is None else [monitor]
-    return Prepared(train_set, val_set, record, callbacks)
+    start = None
+    if config.start_from and state is None:
+        record, start = start_weights(config, record, data.train)
+    elif config.start_from and state is not None:
+        record |= {name: state["record"][name] for name in KEPT}
+    return Prepared(train_set, val_set, record, callbacks, start)
 
 
 def _check_stress(config: Config, train: Collection, is_first: bool) -> None:
@@ -201,7 +210,8 @@ def _write_config(config: Config) -> None:
 
 
 def _fit(fabric: Fabric, config: Config, prepared: Prepared, state: dict[str, Any] | None) -> dict[str, Any]:
-    return fit(fabric, config, prepared.train_set, prepared.val_set, prepared.record, state, prepared.callbacks)
+    own = prepared
+    return fit(fabric, config, own.train_set, own.val_set, own.record, state, own.callbacks, own.start)
 
 
 def read_data(settings: DataConfig) -> TrainingData:

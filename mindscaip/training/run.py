@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,17 @@ class StageRun:
     Args:
         record: what is known about the data; kept in every checkpoint and in the exported file.
         state: a checkpoint of this stage to go on from, or of the stage before to start from; None: from scratch.
+        start: weights of another run to start from where there is no checkpoint of this one.
     """
 
     def __init__(
-        self, fabric: Fabric, config: Config, stage: Stage, record: dict[str, Any], state: dict[str, Any] | None
+        self,
+        fabric: Fabric,
+        config: Config,
+        stage: Stage,
+        record: dict[str, Any],
+        state: dict[str, Any] | None,
+        start: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.stage = stage
         self.progress = Progress(stage.name)
@@ -43,8 +51,10 @@ class StageRun:
         self.predictor = build_predictor(config, stage, record)
         model = self.model = self.predictor.model
         use_precision(model, stage.settings.precision)
+        if state is None and start is not None:
+            inherit(model, start)
         if state is not None and state["stage"] != stage.name:
-            inherit(model, state)
+            inherit(model, state["ema"])
             self.progress = Progress(**state["progress"]).next_stage(stage.name)
         optimizer = make_optimizer(self.predictor, stage.settings)
         self._wrapped, self._optimizer = fabric.setup(self.predictor, optimizer)

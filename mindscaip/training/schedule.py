@@ -12,7 +12,7 @@ from mindscaip.config import TrainingConfig
 
 MOST_WARMUP = 0.05
 """Part of ``max_minutes``."""
-_EMBEDDINGS = ("embedding.center", "embedding.neighbor", "embedding.atom")
+EMBEDDINGS = ("embedding.center", "embedding.neighbor", "embedding.atom")
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:
@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Ad
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim == 2 and not name.removeprefix("model.").startswith(_EMBEDDINGS)
+        is_matrix = parameter.ndim == 2 and not name.removeprefix("model.").startswith(EMBEDDINGS)
         (decayed if is_matrix else free).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},

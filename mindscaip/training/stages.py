@@ -7,10 +7,12 @@ the training starts from, with a new optimiser, average and schedule (Fu et al. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mindscaip.config import Config, TrainingConfig
 from mindscaip.errors import MindscaipError
@@ -84,7 +86,7 @@ def build_predictor(config: Config, stage: Stage, record: dict[str, Any]) -> Pre
     return Predictor(model, denoiser)
 
 
-def inherit(model: MinDScAIP, state: dict[str, Any]) -> None:
-    """Start from the averaged weights of the stage before; heads that ``model`` does not have are dropped."""
+def inherit(model: MinDScAIP, weights: Mapping[str, Tensor]) -> None:
+    """Start from other weights; heads that ``model`` does not have are dropped, those that it alone has stay new."""
     own = model.state_dict()
-    model.load_state_dict({name: tensor for name, tensor in state["ema"].items() if name in own})
+    model.load_state_dict(own | {name: tensor for name, tensor in weights.items() if name in own})
