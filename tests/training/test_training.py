@@ -287,7 +287,7 @@ class Scorer:
 def test_a_callback_sees_the_averaged_weights_and_may_choose(data_file, tmp_path, monkeypatch):
     scorer = Scorer()
     original = prepare.fit
-    monkeypatch.setattr(prepare, "fit", lambda *arguments: original(*arguments[:-1], [scorer]))
+    monkeypatch.setattr(prepare, "fit", lambda *given: original(*given[:6], [scorer], *given[7:]))
     state = train(config_for(tmp_path / "run", data_file, "training.epochs=4"))
     with (tmp_path / "run" / CURVES).open(newline="") as file:
         rows = list(csv.DictReader(file))
