@@ -538,6 +538,8 @@ def _claim(output: Path, potential: Potential, scans: ScanSet) -> None:
 def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[str, str]]) -> dict[str, Any]:
     bonds = sorted({row.bond for row in rows})
     groups = {"all": rows, **{bond: [row for row in rows if row.bond == bond] for bond in bonds}}
+    keys = [f"{row.bond}/{row.id}" for row in rows]
+    geometries = {key: run.geometries[key] for key in keys}
     data = {
         "mindscaip_version": __version__,
         "potential": {"name": run.potential.name, **run.potential.identity},
@@ -549,7 +551,7 @@ def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[
         "num_dropped_frames": sum(row.num_dropped for row in rows),
         "num_path_failures": sum(bool(row.path_failure) for row in rows),
         "num_unresolved": sum(row.max_log_step > 1 for row in rows),
-        "num_geometries": sum(run.geometries[f"{row.bond}/{row.id}"] for row in rows),
+        "num_geometries": sum(geometries.values()),
         "seconds": sum(row.seconds for row in rows),
         "mean": mean_scores(rows),
         "by_bond": {bond: mean_scores(groups[bond]) for bond in bonds},
@@ -559,8 +561,8 @@ def _summary_data(run: _Run, rows: Sequence[ScanScore], skipped: Iterable[tuple[
         },
         "skipped": [{"scan": key, "reason": reason} for key, reason in skipped],
         "scans": [asdict(row) for row in rows],
-        "reference_minima": {f"{row.bond}/{row.id}": run.reference[f"{row.bond}/{row.id}"] for row in rows},
-        "geometries": {f"{row.bond}/{row.id}": run.geometries[f"{row.bond}/{row.id}"] for row in rows},
+        "reference_minima": {key: run.reference[key] for key in keys},
+        "geometries": geometries,
         "definitions": DEFINITIONS,
     }
     return _without_nan(data)

@@ -174,7 +174,7 @@ def _prepare(config: Config, data: TrainingData, state: dict[str, Any] | None, i
         callbacks += [] if monitor is None else [monitor]
     start = None
     if config.start_from and state is None:
-        record, start = start_weights(config, record, data.train)
+        record, start = start_weights(config, record, train_set)
     elif config.start_from and state is not None:
         record |= {name: state["record"][name] for name in KEPT}
     return Prepared(train_set, val_set, record, callbacks, start)

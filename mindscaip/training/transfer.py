@@ -19,12 +19,10 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from mindscaip.config import Config, parse_config
-from mindscaip.data.collection import Collection
 from mindscaip.data.reference import reference_energies
 from mindscaip.data.splits import subsample
 from mindscaip.data.structure import Structure
 from mindscaip.errors import MindscaipError
-from mindscaip.graph.diffknn import list_cutoff
 from mindscaip.model.backbone import MinDScAIP
 from mindscaip.training.batches import validation_batches
 from mindscaip.training.checkpoint import BEST, load_checkpoint
@@ -96,13 +94,13 @@ def _differences(own: BaseModel, theirs: BaseModel, prefix: str) -> list[str]:
 
 
 def start_weights(
-    config: Config, record: dict[str, Any], train: Collection
+    config: Config, record: dict[str, Any], train_set: StructureDataset
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The record and the weights that a run of ``config`` starts with.
 
     Args:
         record: of the new data (elements, reference energies, scale).
-        train: the training part.
+        train_set: the training part.
 
     Returns:
         The record with the scale and the shifted reference energies; weights by name, heads that both models have
@@ -137,23 +135,23 @@ def start_weights(
         elif name in own and name not in _OWN:
             weights[name] = tensor
     inherit(model, weights)
-    missed = reference_energies(_missed(model, config, train))
+    missed = reference_energies(_missed(model, config, train_set))
     record["reference_energies"] = {symbol: references[symbol] + missed[symbol] for symbol in symbols}
     return record, weights
 
 
 @torch.no_grad()
-def _missed(model: MinDScAIP, config: Config, train: Collection) -> list[Structure]:
+def _missed(model: MinDScAIP, config: Config, train_set: StructureDataset) -> list[Structure]:
     """Compositions of a sample of structures, with the energies (eV) that the model misses as their energies.
 
     Raises:
         MindscaipError: an energy that is not finite.
     """
-    sample = train.select(subsample(train.indices, SAMPLE))
-    reach = list_cutoff(config.model.graph.cutoff, config.model.graph.d0)
+    train = train_set.structures
+    sample = StructureDataset(train.select(subsample(train.indices, SAMPLE)), train_set.cutoff, cache_mb=0.0)
     size, atoms = config.training.batch_size, config.training.batch_atoms
     found: list[Structure] = []
-    for batch in validation_batches(StructureDataset(sample, reach, cache_mb=0.0), size, atoms):
+    for batch in validation_batches(sample, size, atoms):
         energies, _ = model(batch.numbers, batch.edge_index, batch.edge_vectors)
         missed = batch.energy.index_add(0, batch.atom_structure, energies, alpha=-1.0)
         numbers = np.split(batch.numbers.numpy(), np.cumsum(batch.num_atoms.numpy())[:-1])

